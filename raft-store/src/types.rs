@@ -51,3 +51,16 @@ impl fmt::Display for Node {
         write!(f, "{}", self.addr)
     }
 }
+
+/// An entry of a group's log.
+pub type Entry = openraft::alias::EntryOf<TypeConfig>;
+/// The position of an entry: the leader that proposed it, and its index.
+pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
+/// The leader a node has voted for, and whether a quorum granted it.
+pub type Vote = openraft::alias::VoteOf<TypeConfig>;
+/// The members of a group.
+pub type Membership = openraft::Membership<u64, Node>;
+/// A membership and the entry that made it.
+pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+/// What a snapshot covers: the last applied entry, and the membership at that point.
+pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;

@@ -1,0 +1,175 @@
+//! Opening a directory: the lock, the two RocksDB instances, the format version, the store's id.
+//!
+//! Layout: `LOCK`, `log/` (RocksDB, WAL on), `data/` (RocksDB, WAL off), `snapshot/` (files being
+//! received; emptied at open). The log's records are written last when a store is made, so a crash
+//! in between leaves something that is recognised as unfinished and is made anew.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rocksdb::{Cache, DB, Env, ReadOptions, WriteBatch, WriteOptions};
+use uuid::Uuid;
+
+use crate::error::StoreError;
+use crate::keys::{DataKey, LogKey};
+use crate::options::{self, Options};
+
+/// The version of everything this crate writes. A directory of a newer version is not opened.
+pub const FORMAT: u8 = 1;
+
+const FORMAT_RECORD: &str = "store.format";
+const ID_RECORD: &str = "store.id";
+
+/// Directory name inside the memory environment, which knows no other store.
+const MEMORY_DIR: &str = "/raft-store";
+
+/// The opened directory.
+pub(crate) struct Engines {
+    pub(crate) id: Uuid,
+    pub(crate) log: Arc<DB>,
+    pub(crate) data: Arc<DB>,
+    /// For files that the data instance will ingest.
+    pub(crate) file_options: Arc<rocksdb::Options>,
+    pub(crate) cache: Cache,
+    /// Where such files are written.
+    pub(crate) snapshot_dir: PathBuf,
+    pub(crate) in_memory: bool,
+    /// Held as long as the store is open.
+    _lock: Option<File>,
+}
+
+impl Engines {
+    pub(crate) fn open(options: &Options) -> Result<Engines, StoreError> {
+        let (dir, lock, env) = match &options.dir {
+            Some(dir) => (dir.clone(), Some(lock(dir)?), None),
+            None => {
+                (MEMORY_DIR.into(), None, Some(Env::mem_env().map_err(StoreError::engine("use memory"))?))
+            }
+        };
+        let in_memory = env.is_some();
+        let (log_dir, data_dir, snapshot_dir) = (dir.join("log"), dir.join("data"), dir.join("snapshot"));
+        let had_log = !in_memory && log_dir.join("CURRENT").exists();
+        let had_data = !in_memory && data_dir.join("CURRENT").exists();
+        if !had_log && holds_records(&data_dir)? {
+            return Err(StoreError::Damaged { dir, what: "its part `log` is missing".to_owned() });
+        }
+
+        let cache = Cache::new_hyper_clock_cache(options.block_cache_bytes, 0);
+        let log_options = options::log(options, env.as_ref(), &cache)?;
+        let data_options = options::data(options, env.as_ref(), &cache)?;
+        let log = DB::open(&log_options, &log_dir).map_err(StoreError::engine("open the log"))?;
+        check_format(&log, LogKey::Meta(FORMAT_RECORD).encode(), &dir)?;
+        let known =
+            log.get(LogKey::Meta(ID_RECORD).encode()).map_err(StoreError::engine("read the store's id"))?;
+        if had_log && !had_data && known.is_some() {
+            return Err(StoreError::Damaged { dir, what: "its part `data` is missing".to_owned() });
+        }
+        let data = DB::open(&data_options, &data_dir).map_err(StoreError::engine("open the data"))?;
+        check_format(&data, DataKey::Meta(FORMAT_RECORD).encode(), &dir)?;
+        let id = identify(&log, &data, &dir)?;
+
+        if !in_memory {
+            empty_dir(&snapshot_dir)?;
+            // The entries `log` and `data` of the directory itself.
+            File::open(&dir).and_then(|file| file.sync_all()).map_err(StoreError::file("sync", &dir))?;
+        }
+        Ok(Engines {
+            id,
+            log: Arc::new(log),
+            data: Arc::new(data),
+            file_options: Arc::new(data_options),
+            cache,
+            snapshot_dir,
+            in_memory,
+            _lock: lock,
+        })
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    fs::create_dir_all(dir).map_err(StoreError::file("create the directory", dir))?;
+    let path = dir.join("LOCK");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(StoreError::file("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { dir: dir.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(StoreError::file("lock", &path)(error)),
+    }
+}
+
+/// True if a data instance without a log is more than the start of a new store.
+fn holds_records(data_dir: &Path) -> Result<bool, StoreError> {
+    if !data_dir.join("CURRENT").exists() {
+        return Ok(false);
+    }
+    let data = DB::open_for_read_only(&rocksdb::Options::default(), data_dir, false)
+        .map_err(StoreError::engine("open the data"))?;
+    holds_any(&data, &DataKey::Record(0).encode(), DataKey::cells_end())
+}
+
+fn holds_any(db: &DB, from: &[u8], to: Vec<u8>) -> Result<bool, StoreError> {
+    let mut read = ReadOptions::default();
+    read.set_iterate_upper_bound(to);
+    let mut iter = db.raw_iterator_opt(read);
+    iter.seek(from);
+    iter.status().map_err(StoreError::engine("read the store"))?;
+    Ok(iter.valid())
+}
+
+fn check_format(db: &DB, key: Vec<u8>, dir: &Path) -> Result<(), StoreError> {
+    match db.get(key).map_err(StoreError::engine("read the format"))?.as_deref() {
+        None => Ok(()),
+        Some(&[found]) if found <= FORMAT => Ok(()),
+        Some(&[found]) => Err(StoreError::NewerFormat { dir: dir.to_owned(), found, known: FORMAT }),
+        Some(_) => {
+            Err(StoreError::Damaged { dir: dir.to_owned(), what: "its format record is no number".into() })
+        }
+    }
+}
+
+/// The id of the store; a new one if there was none.
+fn identify(log: &DB, data: &DB, dir: &Path) -> Result<Uuid, StoreError> {
+    let damaged = |what: &str| StoreError::Damaged { dir: dir.to_owned(), what: what.to_owned() };
+    let read = StoreError::engine("read the store's id");
+    let in_log = log.get(LogKey::Meta(ID_RECORD).encode()).map_err(read)?;
+    let read = StoreError::engine("read the store's id");
+    let in_data = data.get(DataKey::Meta(ID_RECORD).encode()).map_err(read)?;
+    if let Some(bytes) = in_log {
+        if in_data.as_ref() != Some(&bytes) {
+            return Err(damaged("`log` and `data` are not of one store"));
+        }
+        return Uuid::from_slice(&bytes).map_err(|_| damaged("its id is not 16 bytes"));
+    }
+    if holds_any(log, &LogKey::Vote(0).encode(), LogKey::entries_end())?
+        || holds_any(data, &DataKey::Record(0).encode(), DataKey::cells_end())?
+    {
+        return Err(damaged("it holds groups but no id"));
+    }
+
+    let id = Uuid::new_v4();
+    let mut batch = WriteBatch::default();
+    batch.put(DataKey::Meta(FORMAT_RECORD).encode(), [FORMAT]);
+    batch.put(DataKey::Meta(ID_RECORD).encode(), id.as_bytes());
+    data.write_without_wal(batch).map_err(StoreError::engine("write the store's id"))?;
+    data.flush().map_err(StoreError::engine("write the store's id"))?;
+    let mut batch = WriteBatch::default();
+    batch.put(LogKey::Meta(FORMAT_RECORD).encode(), [FORMAT]);
+    batch.put(LogKey::Meta(ID_RECORD).encode(), id.as_bytes());
+    let mut write = WriteOptions::default();
+    write.set_sync(true);
+    log.write_opt(batch, &write).map_err(StoreError::engine("write the store's id"))?;
+    Ok(id)
+}
+
+fn empty_dir(dir: &Path) -> Result<(), StoreError> {
+    if dir.exists() {
+        fs::remove_dir_all(dir).map_err(StoreError::file("empty", dir))?;
+    }
+    fs::create_dir(dir).map_err(StoreError::file("create", dir))
+}

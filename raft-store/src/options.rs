@@ -1,0 +1,162 @@
+//! What a program can choose about a store, and how that becomes RocksDB options.
+//!
+//! The *log* instance wants every acknowledged byte back after a crash, and refuses to guess; the
+//! *data* instance is written from tasks that must not wait, and can be built again from the log.
+
+use std::path::PathBuf;
+
+use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Env, LogLevel};
+
+use crate::error::StoreError;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// What a program can choose about a store. The sum of the byte bounds is what the store holds in
+/// memory at most, but for what readers have in their hands and a few MiB of RocksDB's own.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the store lives; `None` keeps everything in memory (RocksDB's memory environment), and
+    /// all of it is gone with the process.
+    pub dir: Option<PathBuf>,
+    /// Blocks, indexes and filters of both instances. Default: 256 MiB.
+    pub block_cache_bytes: usize,
+    /// Applied state that is not flushed yet; larger means fewer flushes and a longer replay of the
+    /// log after a crash. Default: 128 MiB.
+    pub memtable_bytes: usize,
+    /// Log entries that are in the WAL but in no file yet. Default: 64 MiB.
+    pub log_memtable_bytes: usize,
+    /// Newest entries of all groups kept for readers, once synced. Default: 64 MiB.
+    pub log_tail_bytes: usize,
+    /// Entries waiting for the log writer; beyond it `append` waits. Default: 64 MiB.
+    pub queue_bytes: usize,
+    /// Threads for flushes and compactions. Default: 2.
+    pub background_jobs: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            dir: None,
+            block_cache_bytes: 256 * MIB,
+            memtable_bytes: 128 * MIB,
+            log_memtable_bytes: 64 * MIB,
+            log_tail_bytes: 64 * MIB,
+            queue_bytes: 64 * MIB,
+            background_jobs: 2,
+        }
+    }
+}
+
+impl Options {
+    /// Defaults, with everything under `dir`.
+    pub fn at(dir: impl Into<PathBuf>) -> Options {
+        Options { dir: Some(dir.into()), ..Options::default() }
+    }
+
+    /// Defaults, with everything in memory.
+    pub fn in_memory() -> Options {
+        Options::default()
+    }
+}
+
+/// Memtables of one instance that may wait for their flush, besides the one being written.
+const MEMTABLES: usize = 4;
+/// Smallest memtable, in bytes: below it RocksDB would flush all the time.
+const MEMTABLE_MIN_BYTES: usize = MIB;
+/// Files of level 0 at which writers are slowed down, then stopped. Far above the compaction
+/// trigger (4): a slow compaction costs readers a little, a slowed writer stalls a runtime thread.
+const L0_SLOWDOWN_FILES: i32 = 48;
+const L0_STOP_FILES: i32 = 96;
+/// Files held open per instance.
+const OPEN_FILES: i32 = 512;
+/// RocksDB's own log: size of one file in bytes, and how many are kept.
+const INFO_LOG_BYTES: usize = MIB;
+const INFO_LOG_FILES: usize = 2;
+
+/// Options of the log instance.
+pub(crate) fn log(
+    options: &Options,
+    env: Option<&Env>,
+    cache: &Cache,
+) -> Result<rocksdb::Options, StoreError> {
+    let mut opts = base(options, env, cache, options.log_memtable_bytes)?;
+    // Acknowledged entries may be missing behind a damaged record in the middle of the WAL: the
+    // default (point in time) would drop them silently. Only an unfinished record at the very end,
+    // which nobody was told about, may be cut off.
+    opts.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    opts.set_manual_wal_flush(false);
+    opts.set_max_total_wal_size((2 * options.log_memtable_bytes.max(MEMTABLE_MIN_BYTES)) as u64);
+    opts.set_compression_type(DBCompressionType::Lz4);
+    Ok(opts)
+}
+
+/// Options of the data instance, and of the files that are written to be ingested by it.
+pub(crate) fn data(
+    options: &Options,
+    env: Option<&Env>,
+    cache: &Cache,
+) -> Result<rocksdb::Options, StoreError> {
+    let mut opts = base(options, env, cache, options.memtable_bytes)?;
+    opts.set_compression_per_level(&[
+        DBCompressionType::None,
+        DBCompressionType::None,
+        DBCompressionType::Lz4,
+        DBCompressionType::Lz4,
+        DBCompressionType::Lz4,
+        DBCompressionType::Lz4,
+        DBCompressionType::Lz4,
+    ]);
+    opts.set_bottommost_compression_type(DBCompressionType::Lz4);
+    // A memtable is asked before any file; most keys of a large store are not in it.
+    opts.set_memtable_prefix_bloom_ratio(0.02);
+    opts.set_memtable_whole_key_filtering(true);
+    Ok(opts)
+}
+
+fn base(
+    options: &Options,
+    env: Option<&Env>,
+    cache: &Cache,
+    memtable_bytes: usize,
+) -> Result<rocksdb::Options, StoreError> {
+    // By default RocksDB resumes by itself after a background error, as if it had not happened.
+    let mut opts = rocksdb::Options::default()
+        .get_options_from_string("max_bgerror_resume_count=0")
+        .map_err(StoreError::engine("set options"))?;
+    if let Some(env) = env {
+        opts.set_env(env);
+    }
+    opts.create_if_missing(true);
+    opts.set_paranoid_checks(true);
+    opts.set_max_background_jobs(i32::try_from(options.background_jobs.max(2)).unwrap_or(i32::MAX));
+    opts.set_max_open_files(OPEN_FILES);
+    opts.set_log_level(LogLevel::Warn);
+    opts.set_max_log_file_size(INFO_LOG_BYTES);
+    opts.set_keep_log_file_num(INFO_LOG_FILES);
+    opts.set_stats_dump_period_sec(0);
+    opts.set_stats_persist_period_sec(0);
+
+    // Writers must hardly ever stall, as they run on threads that serve others: room for several
+    // waiting memtables, distant limits for level 0, none for pending compaction, and dirty pages
+    // written out continuously instead of all at once.
+    opts.set_write_buffer_size((memtable_bytes / MEMTABLES).max(MEMTABLE_MIN_BYTES));
+    opts.set_max_write_buffer_number(MEMTABLES as i32);
+    opts.set_level_zero_slowdown_writes_trigger(L0_SLOWDOWN_FILES);
+    opts.set_level_zero_stop_writes_trigger(L0_STOP_FILES);
+    opts.set_soft_pending_compaction_bytes_limit(0);
+    opts.set_hard_pending_compaction_bytes_limit(0);
+    opts.set_bytes_per_sync(MIB as u64);
+    opts.set_level_compaction_dynamic_level_bytes(true);
+
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_block_size(16 * KIB);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_bloom_filter(10.0, false);
+    table.set_optimize_filters_for_memory(true);
+    table.set_format_version(5);
+    opts.set_block_based_table_factory(&table);
+    Ok(opts)
+}

@@ -1,0 +1,199 @@
+//! The store as the program sees it, and the order in which its parts start and stop.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use rocksdb::DB;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::data::Data;
+use crate::db::Engines;
+use crate::error::StoreError;
+use crate::health::Health;
+use crate::keys::{LogKey, TOMBSTONE_DONE};
+use crate::load;
+use crate::log::{LogSize, Logs};
+use crate::machine::{Machine, StateMachine};
+use crate::options::Options;
+use crate::read::Reader;
+use crate::snapshot::Sink;
+use crate::stats::Stats;
+use crate::storage::GroupLog;
+use crate::types::SnapshotMeta;
+use crate::writer::{Change, Done, Op, Writer};
+
+/// Durable storage for many Raft groups in one process. Clones are the same store.
+///
+/// The directory is released when the last clone and the last handle made from it are gone.
+/// Methods that write and are not `async` block for as long as the disk takes: call them from
+/// threads for blocking work.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) log_db: Arc<DB>,
+    pub(crate) data: Arc<Data>,
+    pub(crate) writer: Arc<Writer>,
+    logs: Logs,
+    health: Arc<Health>,
+    /// Held while a group is opened or dropped: nobody opens a group that is half gone.
+    lifecycle: Mutex<()>,
+    /// Last, as it holds the directory's lock.
+    pub(crate) engines: Engines,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.writer.close();
+    }
+}
+
+impl Store {
+    /// Opens the directory, or makes a new store there. Finishes what a crash cut short. Blocks.
+    pub fn open(options: Options) -> Result<Store, StoreError> {
+        let engines = Engines::open(&options)?;
+        let health = Arc::new(Health::new());
+        let (groups, pending) = load::load(&engines.log)?;
+        let data = Arc::new(Data::open(engines.data.clone(), health.clone())?);
+        for id in pending {
+            data.drop_group(id)?;
+            let done = engines.log.put(LogKey::Tombstone(id).encode(), TOMBSTONE_DONE);
+            done.map_err(StoreError::engine("write the log"))?;
+        }
+        let writer = Writer::start(engines.log.clone(), options.queue_bytes, health.clone())?;
+        let logs = Logs::new(groups, options.log_tail_bytes);
+        let log_db = engines.log.clone();
+        let inner = Inner { log_db, data, writer, logs, health, lifecycle: Mutex::new(()), engines };
+        Ok(Store { inner: Arc::new(inner) })
+    }
+
+    /// The store's id, made with the store: another id means another, or an emptied, directory.
+    pub fn id(&self) -> Uuid {
+        self.inner.engines.id
+    }
+
+    /// A record of the program.
+    pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = record_name(name);
+        self.inner.log_db.get(LogKey::Meta(&key).encode()).map_err(StoreError::engine("read a record"))
+    }
+
+    /// Sets a small record of the program; durable on return. Blocks.
+    pub fn set_meta(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
+        let (sender, receiver) = sync_channel(1);
+        let change = Change::Meta { name: record_name(name), value: value.to_vec() };
+        self.inner.writer.push([Op { group: None, change, done: Done::Thread(sender) }])?;
+        receiver.recv().unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Groups that have a log, a vote or a state here, in order. Not those of which only the vote is
+    /// kept after [`Store::drop_group`].
+    pub fn groups(&self) -> Vec<u64> {
+        let mut groups = BTreeSet::from_iter(self.inner.logs.alive());
+        groups.extend(self.inner.data.alive());
+        groups.into_iter().collect()
+    }
+
+    /// A group's log; an empty one if there is none. Waits while a group is being dropped.
+    pub fn log(&self, group: u64) -> GroupLog {
+        let _opening = self.inner.lifecycle.lock();
+        GroupLog::new(self.inner.clone(), self.inner.logs.open(group))
+    }
+
+    /// A group's state machine, with `machine` loaded from its state. One per group at a time.
+    /// Waits while a group is being dropped.
+    pub fn machine<M: Machine>(&self, group: u64, machine: M) -> Result<StateMachine<M>, StoreError> {
+        let _opening = self.inner.lifecycle.lock();
+        StateMachine::open(self.inner.clone(), self.inner.data.group(group), machine)
+    }
+
+    /// Reads a group's applied state, outside of `apply`.
+    pub fn reader(&self, group: u64) -> Reader {
+        Reader::new(self.inner.data.clone(), self.inner.data.group(group))
+    }
+
+    /// Begins to receive a snapshot; the sink's result goes to openraft's `install_full_snapshot`.
+    pub fn receive_snapshot(&self, group: u64, meta: SnapshotMeta) -> Sink {
+        Sink::new(self.inner.clone(), group, meta)
+    }
+
+    /// Removes this node's replica of a group: log and state are gone, durably, on return. Its vote
+    /// stays for ever, so that a replica that is added here again can never vote twice in one term.
+    /// Handles of the replica are refused from the call on; its Raft instance should be stopped
+    /// before. A crash in between is finished when the store is opened. Blocks.
+    pub fn drop_group(&self, group: u64) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        let _closing = inner.lifecycle.lock();
+        let successor = inner.logs.drop_group(group, &inner.writer)?;
+        inner.data.drop_group(group)?;
+        inner.writer.push([Op { group: Some(successor), change: Change::Dropped, done: Done::Lazy }])
+    }
+
+    /// Makes all that is applied, of all groups, durable. Blocks.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.inner.data.flush()
+    }
+
+    /// How much log a group keeps; for deciding when to purge.
+    pub fn log_size(&self, group: u64) -> LogSize {
+        self.inner.logs.get(group).map_or_else(LogSize::default, |group| group.size())
+    }
+
+    /// Becomes `Some` with the reason when a write or sync has failed. The store then takes no more
+    /// writes, and the process should end.
+    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+        self.inner.health.subscribe()
+    }
+
+    /// When the log's running sync began, if one runs: for telling a disk that hangs.
+    pub fn sync_pending_since(&self) -> Option<Instant> {
+        self.inner.writer.sync_pending_since()
+    }
+
+    /// Reads the counters.
+    pub fn stats(&self) -> Stats {
+        let inner = &self.inner;
+        let read = |db: &DB, name: &str| db.property_int_value(name).ok().flatten().unwrap_or(0);
+        let mut stats = Stats {
+            applies_total: inner.data.counters.applies.load(Ordering::Relaxed),
+            apply_bytes_total: inner.data.counters.apply_bytes.load(Ordering::Relaxed),
+            flushes_total: inner.data.counters.flushes.load(Ordering::Relaxed),
+            installs_total: inner.data.counters.installs.load(Ordering::Relaxed),
+            block_cache_bytes: inner.engines.cache.get_usage() as u64,
+            log_memtable_bytes: read(&inner.log_db, "rocksdb.cur-size-all-mem-tables"),
+            data_memtable_bytes: read(&inner.data.db, "rocksdb.cur-size-all-mem-tables"),
+            log_tail_bytes: inner.logs.tail_bytes() as u64,
+            log_file_bytes: read(&inner.log_db, "rocksdb.total-sst-files-size"),
+            data_file_bytes: read(&inner.data.db, "rocksdb.total-sst-files-size"),
+            data_l0_files: read(&inner.data.db, "rocksdb.num-files-at-level0"),
+            ..Stats::default()
+        };
+        inner.writer.counters.fill(&mut stats);
+        stats
+    }
+
+    /// Writes what waits, flushes all state, and refuses every later write. Calling it again does
+    /// nothing. Blocks.
+    pub fn shutdown(&self) -> Result<(), StoreError> {
+        self.inner.writer.close();
+        match self.inner.data.flush() {
+            // A second call.
+            Err(StoreError::Closed) => return Ok(()),
+            result => result?,
+        }
+        self.inner.health.close();
+        Ok(())
+    }
+}
+
+/// Records of the program do not meet those of the store.
+fn record_name(name: &str) -> String {
+    format!("program.{name}")
+}

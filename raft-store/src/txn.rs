@@ -1,0 +1,128 @@
+//! The writes of one `apply` call: one RocksDB batch, and an overlay through which the commands of
+//! the call see the writes before them.
+//!
+//! Only the group's state machine writes to its space, so what is under the overlay stands still.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use rocksdb::{DB, WriteBatch};
+
+use crate::data;
+use crate::error::StoreError;
+use crate::keys::DataKey;
+use crate::read::{Masks, Overlay, Scan, mask_over, scan_options};
+
+/// Cells that `delete_range` deletes one by one. More become one range tombstone, which costs every
+/// later reader of its neighbourhood.
+const POINT_DELETES_MAX: usize = 128;
+
+/// A group's state with the writes of the running `apply` call.
+pub struct Txn<'a> {
+    db: &'a DB,
+    space: u64,
+    batch: WriteBatch,
+    /// `None` is a deletion.
+    writes: BTreeMap<Vec<u8>, Option<Bytes>>,
+    masks: Masks,
+}
+
+impl<'a> Txn<'a> {
+    pub(crate) fn new(db: &'a DB, space: u64) -> Txn<'a> {
+        Txn { db, space, batch: WriteBatch::default(), writes: BTreeMap::new(), masks: Masks::new() }
+    }
+
+    /// Size of the batch, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.batch.size_in_bytes()
+    }
+
+    /// The writes, for the database.
+    pub(crate) fn into_batch(self) -> WriteBatch {
+        self.batch
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        if let Some(value) = self.writes.get(key) {
+            return Ok(value.clone());
+        }
+        if mask_over(&self.masks, key).is_some() {
+            return Ok(None);
+        }
+        data::get(self.db, self.space, key)
+    }
+
+    /// The cells from `from` on, up to but without `to` (`None`: to the end), in key order.
+    pub fn scan(&self, from: &[u8], to: Option<&[u8]>) -> Scan<'_> {
+        let mut cells = self.db.raw_iterator_opt(scan_options(self.space, from, to));
+        cells.seek_to_first();
+        // BTreeMap::range panics on a range that ends before its start.
+        let to = to.map(|to| to.max(from));
+        let bounds = (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded));
+        let writes = self.writes.range::<[u8], _>(bounds).peekable();
+        Scan::over(cells, Overlay { writes, masks: &self.masks, space: self.space })
+    }
+
+    /// Sets a key.
+    pub fn put(&mut self, key: &[u8], value: impl Into<Bytes>) {
+        let value = value.into();
+        self.batch.put(DataKey::Cell(self.space, key).encode(), &value);
+        self.writes.insert(key.to_vec(), Some(value));
+    }
+
+    /// Removes a key, if it is there.
+    pub fn delete(&mut self, key: &[u8]) {
+        self.batch.delete(DataKey::Cell(self.space, key).encode());
+        self.writes.insert(key.to_vec(), None);
+    }
+
+    /// Removes the keys from `from` on, up to but without `to` (`None`: to the end).
+    pub fn delete_range(&mut self, from: &[u8], to: Option<&[u8]>) -> Result<(), StoreError> {
+        if to.is_some_and(|to| to <= from) {
+            return Ok(());
+        }
+        let mut few = Vec::new();
+        for cell in self.scan(from, to).take(POINT_DELETES_MAX + 1) {
+            few.push(cell?.0);
+        }
+        if few.len() <= POINT_DELETES_MAX {
+            few.iter().for_each(|key| self.delete(key));
+            return Ok(());
+        }
+        let end =
+            to.map_or_else(|| DataKey::space_end(self.space), |to| DataKey::Cell(self.space, to).encode());
+        self.batch.delete_range(DataKey::Cell(self.space, from).encode(), end);
+        let bounds = (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded));
+        let hidden: Vec<Vec<u8>> = self.writes.range::<[u8], _>(bounds).map(|(key, _)| key.clone()).collect();
+        for key in &hidden {
+            self.writes.remove(key);
+        }
+        self.mask(from, to);
+        Ok(())
+    }
+
+    /// Adds a range to the masks and joins those that it meets.
+    fn mask(&mut self, from: &[u8], to: Option<&[u8]>) {
+        let mut start = from.to_vec();
+        let mut end = to.map(<[u8]>::to_vec);
+        let touches = |end: &Option<Vec<u8>>, key: &[u8]| end.as_deref().is_none_or(|end| key <= end);
+        // From the last mask that starts within the new range (or at its end) backwards.
+        while let Some((other, other_end)) = match &end {
+            Some(end) => self.masks.range::<Vec<u8>, _>(..=end).next_back(),
+            None => self.masks.iter().next_back(),
+        }
+        .filter(|(_, other_end)| touches(other_end, &start))
+        {
+            let (other, other_end) = (other.clone(), other_end.clone());
+            self.masks.remove(&other);
+            start = start.min(other);
+            end = match (end, other_end) {
+                (Some(a), Some(b)) => Some(a.max(b)),
+                _ => None,
+            };
+        }
+        self.masks.insert(start, end);
+    }
+}
