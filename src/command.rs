@@ -16,6 +16,12 @@ pub const MAX_BATCH_OPS: usize = 10_000;
 /// The largest body of one `POST /batch`, in bytes as sent.
 pub const MAX_BATCH_BYTES: usize = 32 << 20;
 
+/// The most bytes of names and values that a command's `Get`s, or a query for a row, may return.
+pub const MAX_READ_BYTES: usize = 64 << 20;
+
+/// The most cells that one [`Action::DeleteRow`] removes.
+pub const MAX_ROW_CELLS: usize = 100_000;
+
 /// The column under which the flat keys of `/kv/{key}` keep their value, and their table.
 pub const KV_COLUMN: &str = "value";
 /// See [`KV_COLUMN`].
@@ -52,7 +58,8 @@ pub struct Retry {
 pub struct Write {
     /// The row, whose hash decides the shard.
     pub row: String,
-    /// At least one. `Get`s see the row as it was before this write.
+    /// At least one. Conditions and `Get`s see the row as it was before this write; then the others
+    /// happen in order, so that of two on the same cell the later one stands.
     pub ops: Vec<RowOp>,
 }
 
@@ -102,7 +109,8 @@ pub struct Value {
     pub ttl_ms: Option<u64>,
 }
 
-/// What must hold of a cell for an operation to happen (RFC 9110, section 13).
+/// What must hold of a cell for an operation to happen (RFC 9110, section 13). Of a row
+/// ([`Action::DeleteRow`]): of its newest cell in the table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
     /// Always.
@@ -131,7 +139,8 @@ pub enum Reply {
 pub enum Written {
     /// It happened.
     Applied {
-        /// The one version of this write.
+        /// The one version of this write. A write that changed nothing uses none up, and this is the
+        /// last one given out.
         version: Version,
         /// One per operation, in order.
         results: Vec<OpResult>,
@@ -143,6 +152,9 @@ pub enum Written {
         /// The version of its cell, `None` where there is none.
         current: Option<Version>,
     },
+    /// Nothing of this write happened: what its operations read would exceed [`MAX_READ_BYTES`]
+    /// over the whole command, or it removes a row of more than [`MAX_ROW_CELLS`] cells.
+    TooLarge,
 }
 
 /// What became of one operation of an applied write.
@@ -238,6 +250,8 @@ pub enum Answer {
     Row(Vec<(String, Cell)>),
     /// What was asked for is not there.
     Missing(Missing),
+    /// A row is larger than [`MAX_READ_BYTES`]: ask for its columns one by one.
+    TooLarge,
     /// Whether the table has a cell here.
     HasTable(bool),
     /// The tables here.
@@ -246,8 +260,9 @@ pub enum Answer {
     Rows {
         /// The rows: position, name, columns.
         rows: Vec<ScannedRow>,
-        /// Whether the shard has no more rows to offer behind them.
-        done: bool,
+        /// The place to go on from ([`Scan::after`]), `None` where the shard has no more. May come
+        /// with few rows, or none: a query looks at a bounded number of cells.
+        next: Option<(u64, String)>,
     },
 }
 

@@ -1,5 +1,15 @@
 //! The coordinator group's state and its plans, as pure functions.
+//!
+//! Not here: who leads the group, where its records are kept, how heartbeats come in, and who
+//! carries the plans out.
 
+pub mod command;
+pub mod leave;
 pub mod machine;
+pub mod observed;
 pub mod plan;
+pub mod records;
 pub mod status;
+
+#[cfg(test)]
+mod script_test;

@@ -1,0 +1,439 @@
+//! The coordinator group's state machine: who belongs to the cluster, and the map.
+//!
+//! Total: every command has a reply, and a refused one changes nothing. Costs follow what a command
+//! touches, never the number of shards, but for [`Command::Remove`] and a retiring
+//! [`Command::Join`], which look at every shard once.
+//!
+//! Invariants:
+//! - [`Map::check`] holds after every command;
+//! - a node number is given out once, to one (worker id, store), and never again;
+//! - a (worker id, store) that was removed or retired never joins again;
+//! - the replicas of a shard change only after its group is known to be formed: until then the map's
+//!   replicas are the membership that some of them may already have initialised it with.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    command::{Command, Reply},
+    records::{Changed, Record},
+};
+use crate::{
+    command::At,
+    config::Settings,
+    ids::{ClusterId, Epoch, GroupId, NodeId, Position, StoreId, WorkerId},
+    ring::map::{Coordinator, Map, Shard, Worker},
+};
+
+/// The most ids that only ping.
+pub const MAX_PINGED: usize = 10_000;
+
+/// The most workers that have joined: what placement is proven for, with room.
+pub const MAX_WORKERS: usize = 10_000;
+
+/// An id that pings and has not joined.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Pinged {
+    /// `host:port`.
+    pub addr: String,
+    /// When it was registered, or last changed its address.
+    pub since: At,
+}
+
+/// All that the coordinator group has agreed on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// The map; `None` before the founding.
+    pub(super) map: Option<Map>,
+    /// The ids that only ping.
+    pub(super) pinged: BTreeMap<WorkerId, Pinged>,
+    /// Who must not come back, and the number it had.
+    pub(super) removed: BTreeMap<(WorkerId, StoreId), NodeId>,
+    /// The next node number to give out.
+    pub(super) next_node: u64,
+    /// The next group number to give out.
+    pub(super) next_group: u64,
+    /// `map.workers` by id.
+    pub(super) by_id: BTreeMap<WorkerId, NodeId>,
+    /// `map.shards` by group.
+    pub(super) by_group: BTreeMap<GroupId, Position>,
+}
+
+/// Why a command changes nothing.
+enum Refusal {
+    Refused(String),
+    Unknown(String),
+}
+
+fn refuse<T>(sentence: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal::Refused(sentence.into()))
+}
+
+impl State {
+    /// The map; `None` before the founding.
+    pub fn map(&self) -> Option<&Map> {
+        self.map.as_ref()
+    }
+
+    /// The ids that ping and have not joined.
+    pub fn pinged(&self) -> &BTreeMap<WorkerId, Pinged> {
+        &self.pinged
+    }
+
+    /// The number that a worker had before it was removed or retired.
+    pub fn removed(&self, id: &WorkerId, store: StoreId) -> Option<NodeId> {
+        self.removed.get(&(id.clone(), store)).copied()
+    }
+
+    /// A joined worker by its name.
+    pub fn worker(&self, id: &WorkerId) -> Option<(NodeId, &Worker)> {
+        let node = *self.by_id.get(id)?;
+        Some((node, self.map.as_ref()?.workers.get(&node)?))
+    }
+
+    /// A shard by its group.
+    pub fn shard(&self, group: GroupId) -> Option<(Position, &Shard)> {
+        let start = *self.by_group.get(&group)?;
+        Some((start, self.map.as_ref()?.shards.get(&start)?))
+    }
+
+    /// Applies a command; `Changed` lists the records to be written anew ([`State::write`]).
+    pub fn apply(&mut self, command: &Command, at: At) -> (Reply, Changed) {
+        let mut changed = Changed::default();
+        let outcome = match command {
+            Command::Found { cluster, settings, coordinators } => {
+                self.found(*cluster, settings, coordinators, &mut changed)
+            }
+            Command::Join { id, store, addr, zone, replace } => {
+                let worker = Worker {
+                    id: id.clone(),
+                    addr: addr.clone(),
+                    store: *store,
+                    zone: zone.clone(),
+                    draining: false,
+                };
+                self.join(worker, *replace, &mut changed)
+            }
+            Command::Ping { id, addr } => self.ping(id, addr, at, &mut changed),
+            Command::Place { epoch, shards } => self.place(*epoch, shards, &mut changed),
+            Command::Formed { groups } => self.formed(groups, &mut changed),
+            Command::Drain { worker, draining } => self.drain(worker, *draining, &mut changed),
+            Command::Remove { worker } => self.remove(worker, &mut changed),
+        };
+        match outcome {
+            Ok(reply) => (reply, changed),
+            Err(refusal) => {
+                debug_assert!(changed.is_empty(), "a refused command changes nothing: {command:?}");
+                let reply = match refusal {
+                    Refusal::Refused(sentence) => Reply::Refused(sentence),
+                    Refusal::Unknown(sentence) => Reply::Unknown(sentence),
+                };
+                (reply, Changed::default())
+            }
+        }
+    }
+
+    fn found(
+        &mut self,
+        cluster: ClusterId,
+        settings: &Settings,
+        coordinators: &BTreeMap<NodeId, Coordinator>,
+        changed: &mut Changed,
+    ) -> Result<Reply, Refusal> {
+        if let Some(map) = &self.map {
+            let same =
+                map.cluster == cluster && map.settings == *settings && map.coordinators == *coordinators;
+            return if same {
+                Ok(Reply::Done { epoch: map.epoch })
+            } else {
+                refuse(format!("these coordinators already keep the cluster {} ({})", map.settings.name, map.cluster))
+            };
+        }
+        if !(1..=Settings::MAX_REPLICATION).contains(&settings.replication) {
+            return refuse(format!("replication must be 1 to {}", Settings::MAX_REPLICATION));
+        }
+        if !(1..=Settings::MAX_SHARDS).contains(&settings.shards) {
+            return refuse(format!("shards must be 1 to {}", Settings::MAX_SHARDS));
+        }
+        let Some(last) = coordinators.keys().next_back() else {
+            return refuse("a cluster needs a coordinator");
+        };
+        let Some(next_node) = last.0.checked_add(1) else {
+            return refuse("the coordinators' node numbers leave none for workers");
+        };
+        self.next_node = next_node;
+        self.next_group = GroupId::COORDINATOR.0 + 1;
+        let map = Map::founded(cluster, settings.clone(), coordinators.clone());
+        let epoch = map.epoch;
+        self.map = Some(map);
+        changed.add(Record::Header);
+        Ok(Reply::Done { epoch })
+    }
+
+    fn join(&mut self, worker: Worker, replace: bool, changed: &mut Changed) -> Result<Reply, Refusal> {
+        let present = self.by_id.get(&worker.id).copied();
+        let removed = self.removed.contains_key(&(worker.id.clone(), worker.store));
+        let map = founded(&mut self.map)?;
+        let cluster = map.cluster;
+        if removed {
+            return refuse(format!(
+                "worker {} was removed from this cluster; to join again, start it on an empty directory, \
+                 as a new worker",
+                worker.id
+            ));
+        }
+        if let Some(node) = present
+            && let Some(known) = map.workers.get_mut(&node)
+        {
+            if known.store == worker.store {
+                if (&known.addr, &known.zone) != (&worker.addr, &worker.zone) {
+                    (known.addr, known.zone) = (worker.addr, worker.zone);
+                    advance(map, changed);
+                    changed.add(Record::Worker(node));
+                }
+                return Ok(Reply::Joined { node, cluster, epoch: map.epoch });
+            }
+            if !replace {
+                return refuse(format!(
+                    "a worker with the id {} is already active at {} with another directory; stop that one, \
+                     or start this one on an empty directory",
+                    worker.id, known.addr
+                ));
+            }
+        }
+        let retired = present.filter(|node| map.workers.contains_key(node));
+        if retired.is_none() && map.workers.len() >= MAX_WORKERS {
+            return refuse(format!("the cluster has its most workers, {MAX_WORKERS}; remove one first"));
+        }
+        let node = NodeId(self.next_node);
+        let Some(next_node) = self.next_node.checked_add(1) else {
+            return refuse("all node numbers have been given out");
+        };
+        if let Some(retired) = retired {
+            may_retire(map, retired, &worker.id)?;
+        }
+        map.workers.insert(node, worker.clone());
+        if let Some(retired) = retired {
+            take_out(map, retired, Some(node), changed);
+            if let Some(old) = map.workers.remove(&retired) {
+                changed.add(Record::Removed(old.id.clone(), old.store));
+                self.removed.insert((old.id, old.store), retired);
+            }
+            changed.add(Record::Worker(retired));
+        }
+        advance(map, changed);
+        let epoch = map.epoch;
+        self.next_node = next_node;
+        self.by_id.insert(worker.id.clone(), node);
+        changed.add(Record::Worker(node));
+        if self.pinged.remove(&worker.id).is_some() {
+            changed.add(Record::Pinged(worker.id));
+        }
+        Ok(Reply::Joined { node, cluster, epoch })
+    }
+
+    fn ping(&mut self, id: &WorkerId, addr: &str, at: At, changed: &mut Changed) -> Result<Reply, Refusal> {
+        let joined = self.worker(id).map(|(_, worker)| worker.addr.clone());
+        let epoch = founded(&mut self.map)?.epoch;
+        if let Some(joined_addr) = joined {
+            // A ping carries no proof of who sent it: it must not lead requests for a worker astray.
+            return if joined_addr == addr {
+                Ok(Reply::Done { epoch })
+            } else {
+                refuse(format!(
+                    "worker {id} has joined from {joined_addr}, and only its own process can move it; \
+                     ping with another id"
+                ))
+            };
+        }
+        let known = self.pinged.get(id);
+        if known.is_none() && self.pinged.len() >= MAX_PINGED {
+            return refuse(format!(
+                "{MAX_PINGED} ids are registered that never joined; remove some with DELETE /cluster/workers/ID"
+            ));
+        }
+        if known.is_none_or(|known| known.addr != addr) {
+            self.pinged.insert(id.clone(), Pinged { addr: addr.to_owned(), since: at });
+            changed.add(Record::Pinged(id.clone()));
+        }
+        Ok(Reply::Done { epoch })
+    }
+
+    fn place(
+        &mut self,
+        epoch: Epoch,
+        shards: &[(Position, Shard)],
+        changed: &mut Changed,
+    ) -> Result<Reply, Refusal> {
+        let map = founded(&mut self.map)?;
+        if map.epoch != epoch {
+            return refuse(format!("the plan is for epoch {epoch}, the map is at {}: plan again", map.epoch));
+        }
+        let first = map.shards.is_empty();
+        let mut placed = BTreeMap::new();
+        let mut next_group = self.next_group;
+        for (start, shard) in shards {
+            let mut shard = shard.clone();
+            match map.shards.get(start) {
+                Some(present) if present.group != shard.group || present.formed != shard.formed => {
+                    return refuse(format!("the plan takes the shard at {start} for another one"));
+                }
+                Some(present) if !present.formed && present.replicas != shard.replicas => {
+                    return refuse(format!("shard {} is not formed yet, it cannot be moved", shard.group));
+                }
+                Some(_) => {}
+                None if first && shard.group == Shard::UNNUMBERED && !shard.formed => {
+                    shard.group = GroupId(next_group);
+                    next_group = match next_group.checked_add(1) {
+                        Some(next) => next,
+                        None => return refuse("all group numbers have been given out"),
+                    };
+                }
+                None => return refuse(format!("no shard begins at {start}, and a plan makes none")),
+            }
+            map.check_shard(*start, &shard).or_else(refuse)?;
+            if placed.insert(*start, shard).is_some() {
+                return refuse(format!("the plan names the shard at {start} twice"));
+            }
+        }
+        if first && placed.keys().next().is_some_and(|start| *start != Position(0)) {
+            return refuse("the plan leaves the beginning of the ring to no shard");
+        }
+        placed.retain(|start, shard| map.shards.get(start) != Some(shard));
+        if !placed.is_empty() {
+            advance(map, changed);
+            self.next_group = next_group;
+        }
+        for (start, shard) in placed {
+            self.by_group.insert(shard.group, start);
+            map.shards.insert(start, shard);
+            changed.add(Record::Shard(start));
+        }
+        Ok(Reply::Done { epoch: map.epoch })
+    }
+
+    fn formed(&mut self, groups: &[GroupId], changed: &mut Changed) -> Result<Reply, Refusal> {
+        let map = founded(&mut self.map)?;
+        let mut starts = BTreeSet::new();
+        for group in groups {
+            match self.by_group.get(group) {
+                Some(start) => starts.insert(*start),
+                None => return refuse(format!("there is no shard {group}")),
+            };
+        }
+        for start in starts {
+            if let Some(shard) = map.shards.get_mut(&start)
+                && !shard.formed
+            {
+                shard.formed = true;
+                changed.add(Record::Shard(start));
+            }
+        }
+        if !changed.is_empty() {
+            advance(map, changed);
+        }
+        Ok(Reply::Done { epoch: map.epoch })
+    }
+
+    fn drain(&mut self, id: &WorkerId, draining: bool, changed: &mut Changed) -> Result<Reply, Refusal> {
+        let node = self.by_id.get(id).copied();
+        let map = founded(&mut self.map)?;
+        let elsewhere = map.workers.iter().any(|(other, worker)| Some(*other) != node && !worker.draining);
+        let Some((node, worker)) = node.and_then(|node| Some((node, map.workers.get_mut(&node)?))) else {
+            return unknown(id);
+        };
+        if draining && !worker.draining && !elsewhere {
+            return refuse(format!(
+                "worker {id} is the last one that is not being drained: its data has nowhere to go; \
+                 start another worker first"
+            ));
+        }
+        if worker.draining != draining {
+            worker.draining = draining;
+            advance(map, changed);
+            changed.add(Record::Worker(node));
+        }
+        Ok(Reply::Done { epoch: map.epoch })
+    }
+
+    fn remove(&mut self, id: &WorkerId, changed: &mut Changed) -> Result<Reply, Refusal> {
+        let node = self.by_id.get(id).copied();
+        let map = founded(&mut self.map)?;
+        let Some(node) = node else {
+            if self.pinged.remove(id).is_none() {
+                return unknown(id);
+            }
+            changed.add(Record::Pinged(id.clone()));
+            return Ok(Reply::Done { epoch: map.epoch });
+        };
+        for (_, shard) in map.shards_of(node) {
+            let left = shard.replicas.len() - 1;
+            if !shard.formed {
+                return refuse(format!(
+                    "shard {} is just being made with worker {id}; try again when it has a leader",
+                    shard.group
+                ));
+            }
+            if left <= shard.replicas.len() / 2 {
+                return refuse(format!(
+                    "worker {id} holds the last majority of shard {}, {left} of {} copies would remain; \
+                     drain it first, or start more workers",
+                    shard.group,
+                    shard.replicas.len()
+                ));
+            }
+        }
+        take_out(map, node, None, changed);
+        advance(map, changed);
+        let epoch = map.epoch;
+        if let Some(worker) = map.workers.remove(&node) {
+            changed.add(Record::Removed(worker.id.clone(), worker.store));
+            self.removed.insert((worker.id, worker.store), node);
+        }
+        self.by_id.remove(id);
+        changed.add(Record::Worker(node));
+        Ok(Reply::Done { epoch })
+    }
+}
+
+fn founded(map: &mut Option<Map>) -> Result<&mut Map, Refusal> {
+    map.as_mut().ok_or_else(|| {
+        Refusal::Refused("the cluster is not founded yet; wait until its coordinators are up".to_owned())
+    })
+}
+
+fn unknown<T>(id: &WorkerId) -> Result<T, Refusal> {
+    Err(Refusal::Unknown(format!("there is no worker {id}; GET /cluster lists them")))
+}
+
+fn advance(map: &mut Map, changed: &mut Changed) {
+    map.epoch = Epoch(map.epoch.0 + 1);
+    changed.add(Record::Header);
+}
+
+/// A worker whose disk is gone may have initialised a shard together with others that still are
+/// there; only they can tell. Where it was alone, nobody else can have.
+fn may_retire(map: &Map, node: NodeId, id: &WorkerId) -> Result<(), Refusal> {
+    match map.shards_of(node).find(|(_, shard)| !shard.formed && shard.replicas.len() > 1) {
+        Some((_, shard)) => refuse(format!(
+            "shard {} is just being made with the directory that worker {id} had before; try again when \
+             it has a leader",
+            shard.group
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Takes a node out of every shard's replicas. A shard that it alone kept goes to `heir`: its data
+/// is lost, and the map must still say who is asked for it.
+fn take_out(map: &mut Map, node: NodeId, heir: Option<NodeId>, changed: &mut Changed) {
+    for (start, shard) in &mut map.shards {
+        let Some(index) = shard.replicas.iter().position(|replica| *replica == node) else { continue };
+        match heir {
+            Some(heir) if shard.replicas.len() == 1 => shard.replicas[index] = heir,
+            _ => {
+                shard.replicas.remove(index);
+            }
+        }
+        changed.add(Record::Shard(*start));
+    }
+}
