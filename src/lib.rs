@@ -3,6 +3,7 @@
 //!
 //! Layers, lowest first; a module uses its own folder and lower layers only (`tests/tidy.rs`).
 
+pub mod clock;
 pub mod command;
 pub mod config;
 pub mod error;
@@ -13,17 +14,8 @@ pub mod ring;
 pub mod coordinator;
 pub mod shard;
 
-pub mod metrics;
+pub mod peer;
 
 pub mod consensus;
 
-pub mod client;
-pub mod peer;
 pub mod router;
-
-pub mod http;
-
-pub mod node;
-
-pub mod cli;
-pub mod launcher;

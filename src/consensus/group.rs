@@ -1,0 +1,261 @@
+//! One Raft group on this node: what the layers above may do with it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use openraft::{
+    ChangeMembers, Instant as _, ServerState,
+    async_runtime::watch::WatchReceiver,
+    errors::{ClientWriteError, InitializeError, RaftError},
+};
+use raft_store::{
+    Reader,
+    types::{Node, TypeConfig},
+};
+use tokio::time::Instant;
+
+use super::{
+    proposer::Proposer,
+    reads::Reads,
+    receive::Sessions,
+    transport::GoneHint,
+    types::{Metrics, Raft},
+};
+use crate::{
+    config::Partitioner,
+    error::Error,
+    ids::{GroupId, NodeId},
+};
+
+/// Log entries a learner may be behind to count as caught up: what it misses is then replicated
+/// while the change of members is under way.
+const CAUGHT_UP_ENTRIES: u64 = 64;
+
+/// A group that runs on this node.
+pub struct Group {
+    pub(super) id: GroupId,
+    pub(super) me: NodeId,
+    pub(super) raft: Raft,
+    pub(super) sessions: Sessions,
+    pub(super) gone: GoneHint,
+    partitioner: Option<Partitioner>,
+    reader: Reader,
+    proposer: Proposer,
+    reads: Reads,
+}
+
+/// What a replica knows about its group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Whom it believes to lead.
+    pub leader: Option<NodeId>,
+    /// Its term.
+    pub term: u64,
+    /// The last index it knows to be committed.
+    pub commit: u64,
+    /// The last index it has applied.
+    pub applied: u64,
+    /// The last index in its log.
+    pub last: u64,
+    /// Who votes, by its latest membership: the union while members change.
+    pub voters: BTreeSet<NodeId>,
+    /// Who only listens.
+    pub learners: BTreeSet<NodeId>,
+    /// Whether its membership is between two sets of voters.
+    pub joint: bool,
+    /// At the leader: the last index each other member is known to have.
+    pub matched: BTreeMap<NodeId, u64>,
+    /// Why it has stopped, if it has.
+    pub stopped: Option<String>,
+}
+
+/// How far a change of members has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The members are as wanted.
+    Done,
+    /// A step was taken, or a learner is catching up: ask again.
+    Underway,
+}
+
+impl Group {
+    pub(super) fn new(
+        id: GroupId,
+        me: NodeId,
+        raft: Raft,
+        partitioner: Option<Partitioner>,
+        reader: Reader,
+        gone: GoneHint,
+    ) -> Self {
+        let proposer = Proposer::start(raft.clone());
+        let reads = Reads::start(raft.clone());
+        Self { id, me, raft, sessions: Sessions::default(), gone, partitioner, reader, proposer, reads }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// Whether this replica believes to lead.
+    pub fn is_leader(&self) -> bool {
+        self.metrics(|metrics| metrics.current_leader == Some(self.me.0) && metrics.state == ServerState::Leader)
+    }
+
+    /// Whom this replica believes to lead.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.metrics(|metrics| metrics.current_leader.map(NodeId))
+    }
+
+    /// Puts a command into the log and returns the machine's reply once it is applied here, which
+    /// is after a majority has it on disk. The error tells whether it may still happen.
+    pub async fn propose(&self, command: Bytes, deadline: Instant) -> Result<Bytes, Error> {
+        self.proposer.propose(command, deadline).await
+    }
+
+    /// Returns once what [`Group::reader`] shows reflects every write acknowledged before this call.
+    pub async fn read_barrier(&self, deadline: Instant) -> Result<(), Error> {
+        self.reads.barrier(deadline).await
+    }
+
+    /// The applied state of this replica.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// For a shard: how its rows become positions.
+    pub fn partitioner(&self) -> Option<Partitioner> {
+        self.partitioner
+    }
+
+    /// How old the applied state may be, where that is known: at the leader, the time since a
+    /// majority last confirmed it, as nobody else can have committed anything before that.
+    pub fn staleness(&self) -> Option<Duration> {
+        self.metrics(|metrics| {
+            let leads = metrics.state == ServerState::Leader;
+            metrics.last_quorum_acked.filter(|_| leads).map(|acked| acked.elapsed())
+        })
+    }
+
+    /// Who belongs to the group, by its latest membership.
+    pub fn members(&self) -> BTreeMap<NodeId, Node> {
+        self.metrics(|metrics| {
+            let nodes = metrics.membership_config.membership().nodes();
+            nodes.map(|(id, node)| (NodeId(*id), node.clone())).collect()
+        })
+    }
+
+    /// What this replica knows.
+    pub fn status(&self) -> Status {
+        self.metrics(|metrics| {
+            let membership = metrics.membership_config.membership();
+            let matched = metrics.replication.iter().flatten();
+            Status {
+                leader: metrics.current_leader.map(NodeId),
+                term: metrics.current_term,
+                commit: metrics.local_committed.as_ref().map_or(0, |id| id.index),
+                applied: metrics.last_applied.as_ref().map_or(0, |id| id.index),
+                last: metrics.last_log_index.unwrap_or(0),
+                voters: membership.voter_ids().map(NodeId).collect(),
+                learners: membership.learner_ids().map(NodeId).collect(),
+                joint: membership.get_joint_config().len() > 1,
+                matched: matched.map(|(id, log)| (NodeId(*id), log.as_ref().map_or(0, |id| id.index))).collect(),
+                stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
+            }
+        })
+    }
+
+    /// Whether the group has members, that is, was ever initialised as far as this replica knows.
+    pub async fn is_initialized(&self) -> Result<bool, Error> {
+        self.raft.is_initialized().await.map_err(|error| Error::Unavailable(error.to_string()))
+    }
+
+    /// Gives the group its first members. To be called on one member only, once in the group's life
+    /// (the map says whether it was); where it has members already, nothing happens.
+    pub async fn initialize(&self, members: BTreeMap<NodeId, Node>) -> Result<(), Error> {
+        let members: BTreeMap<u64, Node> = members.into_iter().map(|(id, node)| (id.0, node)).collect();
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(Error::Refused(error.to_string())),
+        }
+    }
+
+    /// At the leader: takes the next step towards `wanted` voters. New ones listen first; when they
+    /// have caught up, the voters change through a joint configuration (dissertation, section 4.3),
+    /// and whoever is not wanted leaves.
+    pub async fn change_members(&self, wanted: &BTreeMap<NodeId, Node>) -> Result<Change, Error> {
+        let status = self.status();
+        let target: BTreeSet<NodeId> = wanted.keys().copied().collect();
+        if status.voters == target && status.learners.is_empty() && !status.joint {
+            return Ok(Change::Done);
+        }
+        let member = |id: &&NodeId| status.voters.contains(id) || status.learners.contains(id);
+        if let Some(id) = target.iter().find(|id| !member(id)) {
+            let added = self.raft.add_learner(id.0, wanted[id].clone(), false).await;
+            return changed(added);
+        }
+        let caught_up = |id: &NodeId| {
+            let matched = status.matched.get(id).copied().unwrap_or(0);
+            *id == self.me || status.voters.contains(id) || matched + CAUGHT_UP_ENTRIES >= status.last
+        };
+        if !target.iter().all(caught_up) {
+            return Ok(Change::Underway);
+        }
+        if status.voters != target || status.joint {
+            let voters = target.iter().map(|id| id.0).collect();
+            return changed(self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await);
+        }
+        let unwanted = status.learners.iter().map(|id| id.0).collect();
+        changed(self.raft.change_membership(ChangeMembers::RemoveNodes(unwanted), false).await)
+    }
+
+    /// At the leader: asks another voter to take over; it has, when [`Group::is_leader`] turns false.
+    pub async fn transfer_to(&self, to: NodeId) -> Result<(), Error> {
+        self.raft.trigger().transfer_leader(to.0).await.map_err(|error| Error::Unavailable(error.to_string()))
+    }
+
+    /// At the leader: gives leadership to the voter that has most of the log, and waits until it is
+    /// gone, at most until the deadline. Where there is nobody else, nothing happens.
+    pub async fn hand_over(&self, deadline: Instant) {
+        let status = self.status();
+        let others = status.voters.iter().filter(|id| **id != self.me);
+        let best = others.max_by_key(|id| status.matched.get(id).copied().unwrap_or(0));
+        let Some(&to) = best else { return };
+        if !self.is_leader() || self.transfer_to(to).await.is_err() {
+            return;
+        }
+        let me = self.me.0;
+        let wait = self.raft.wait(Some(deadline.saturating_duration_since(Instant::now())));
+        // Past the deadline the others elect by themselves, a little later.
+        let _ = wait.metrics(|metrics| metrics.current_leader.is_some_and(|id| id != me), "handed over").await;
+    }
+
+    /// Stops the replica; what it has stays on disk.
+    pub(super) async fn stop(&self) {
+        // Fails only if its task had panicked, and then it has stopped.
+        let _ = self.raft.shutdown().await;
+    }
+
+    /// Waits until this replica knows of a leader, at most `time`.
+    pub(super) async fn wait_for_leader(&self, besides: NodeId, time: Duration) -> bool {
+        let known = |metrics: &Metrics| metrics.current_leader.is_some_and(|id| id != besides.0);
+        self.raft.wait(Some(time)).metrics(known, "a leader is known").await.is_ok()
+    }
+
+    pub(super) fn metrics<T>(&self, look: impl FnOnce(&Metrics) -> T) -> T {
+        look(&self.raft.metrics().borrow_watched())
+    }
+}
+
+fn changed<T>(result: Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>) -> Result<Change, Error> {
+    match result {
+        Ok(_) => Ok(Change::Underway),
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+            Err(Error::NotLeader { leader: forward.leader_id.map(NodeId) })
+        }
+        Err(error) => Err(Error::Unavailable(error.to_string())),
+    }
+}

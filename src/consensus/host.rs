@@ -1,0 +1,267 @@
+//! All Raft groups of a node: starting and stopping them, handing them their messages, taking over
+//! from leaders that died, and keeping their logs short.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use openraft::SnapshotPolicy;
+use parking_lot::RwLock;
+use raft_store::Store;
+use tokio::time::Instant;
+
+use super::{
+    group::Group,
+    machine::Machine,
+    receive,
+    snapshots::Arrivals,
+    transport::{GoneHint, Transport},
+    types::Raft,
+    wire::{self, method},
+};
+use crate::{
+    error::Error,
+    ids::{GroupId, NodeId},
+    peer::{Conn, Links, Reply},
+};
+
+/// How long a leader may be silent and when others stand for election, milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Between two heartbeats of a leader.
+    pub heartbeat_ms: u64,
+    /// A follower stands after the lease (`election_max_ms`) and a random time from here …
+    pub election_min_ms: u64,
+    /// … to here.
+    pub election_max_ms: u64,
+}
+
+impl Timing {
+    /// A silent network is noticed within 2 s. A dead process is noticed at once (see
+    /// [`Host::take_over_from`]), so there is no reason to tire idle groups with faster heartbeats.
+    pub const DEFAULT: Timing = Timing { heartbeat_ms: 200, election_min_ms: 600, election_max_ms: 1000 };
+}
+
+/// A group's log is shortened when it holds more entries than this …
+const COMPACT_ENTRIES: u64 = 8192;
+
+/// … or more bytes than this.
+const COMPACT_BYTES: u64 = 32 << 20;
+
+/// Entries kept behind a snapshot, so that a replica that was away for a moment needs no snapshot.
+const KEEP_ENTRIES: u64 = 2048;
+
+/// The time openraft gives a snapshot to be sent and installed.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Between the candidacies of a dead leader's followers: long enough for the first one's election.
+const TAKE_OVER_STAGGER: Duration = Duration::from_millis(60);
+
+/// Candidacies of one follower for one dead leader; then the ordinary timeouts take over.
+const TAKE_OVER_ATTEMPTS: u32 = 5;
+
+/// The groups of a node.
+pub struct Host {
+    store: Store,
+    timing: Timing,
+    links: OnceLock<Arc<Links>>,
+    groups: RwLock<HashMap<GroupId, Arc<Group>>>,
+    arrivals: Arrivals,
+}
+
+impl Host {
+    /// No groups yet.
+    pub fn new(store: Store, timing: Timing) -> Arc<Self> {
+        let arrivals = Arrivals::new(store.clone());
+        Arc::new(Self { store, timing, links: OnceLock::new(), groups: RwLock::default(), arrivals })
+    }
+
+    /// The connections over which the groups talk; to be set once, before the first group starts.
+    pub fn connect(&self, links: Arc<Links>) {
+        // The handler of the links needs the host, and the host the links.
+        assert!(self.links.set(links).is_ok(), "connected once");
+    }
+
+    /// The store of the groups.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// A group that runs here.
+    pub fn get(&self, id: GroupId) -> Option<Arc<Group>> {
+        self.groups.read().get(&id).cloned()
+    }
+
+    /// Every group that runs here.
+    pub fn all(&self) -> Vec<Arc<Group>> {
+        self.groups.read().values().cloned().collect()
+    }
+
+    /// Starts a group, or returns it where it runs already. One caller at a time.
+    pub async fn start(&self, id: GroupId, me: NodeId, machine: Machine) -> Result<Arc<Group>, Error> {
+        if let Some(group) = self.get(id) {
+            return Ok(group);
+        }
+        let failed = |error: &dyn std::fmt::Display| Error::Unavailable(format!("start group {id}: {error}"));
+        let links = self.links.get().ok_or_else(|| failed(&"the node is not connected yet"))?.clone();
+        let gone = GoneHint::default();
+        let transport = Transport { group: id, links, gone: gone.clone() };
+        let partitioner = match &machine {
+            Machine::Shard { partitioner } => Some(*partitioner),
+            Machine::Coordinator(_) => None,
+        };
+        let machine = self.store.machine(id.0, machine).map_err(|error| failed(&error))?;
+        let config = Arc::new(config(id, self.timing).validate().map_err(|error| failed(&error))?);
+        let raft = Raft::new(me.0, config, transport, self.store.log(id.0), machine)
+            .await
+            .map_err(|error| failed(&error))?;
+        let group = Arc::new(Group::new(id, me, raft, partitioner, self.store.reader(id.0), gone));
+        self.groups.write().insert(id, group.clone());
+        Ok(group)
+    }
+
+    /// Stops a group; what it has stays on disk.
+    pub async fn stop(&self, id: GroupId) {
+        let group = self.groups.write().remove(&id);
+        if let Some(group) = group {
+            group.stop().await;
+        }
+    }
+
+    /// Stops a group and removes all that it has, except its vote: a replica that comes back here
+    /// later must not vote twice in one term.
+    pub async fn wipe(&self, id: GroupId) -> Result<(), Error> {
+        self.stop(id).await;
+        let store = self.store.clone();
+        let wiped = tokio::task::spawn_blocking(move || store.drop_group(id.0)).await;
+        wiped
+            .map_err(|error| Error::Unavailable(error.to_string()))?
+            .map_err(|error| Error::Unavailable(error.to_string()))
+    }
+
+    /// Whether a peer's call is for a group.
+    pub fn takes(what: u8) -> bool {
+        what <= method::LAST
+    }
+
+    /// Takes a peer's call for a group; calls arrive in order and this does not block.
+    pub fn dispatch(&self, from: &Arc<Conn>, what: u8, mut body: Bytes, reply: Reply) {
+        let refuse = |reply: Reply, why: String| reply.send(wire::answer::<()>(&Err(why)));
+        let group = match wire::group(&mut body) {
+            Ok(id) => self.get(id).ok_or(id),
+            Err(malformed) => return refuse(reply, malformed.to_string()),
+        };
+        match (group, self.links.get()) {
+            (Ok(group), Some(_)) if what >= method::SNAPSHOT_BEGIN => {
+                self.arrivals.receive(&group, from, what, body, reply);
+            }
+            (Ok(group), Some(links)) => receive::receive(&group, links, from, what, body, reply),
+            (Ok(_), None) => refuse(reply, "this node is starting".into()),
+            (Err(id), _) => refuse(reply, format!("group {id} is not on this node")),
+        }
+    }
+
+    /// Stands for election, at once, in every group that a dead process led. It is only told of
+    /// processes that are gone (D15); a silent network is left to the ordinary timeouts.
+    pub fn take_over_from(&self, gone: NodeId) {
+        for group in self.all() {
+            let status = group.status();
+            if status.leader == Some(gone) && status.voters.contains(&group.me) {
+                let links = self.links.get().expect("groups start after the links are set").clone();
+                tokio::spawn(take_over(group, links, gone));
+            }
+        }
+    }
+
+    /// Shortens logs that have grown long. Two calls do it: the first makes the applied state
+    /// durable and notes a snapshot there, the next one drops the entries behind it.
+    pub async fn compact(&self) -> Result<(), Error> {
+        let mut long = Vec::new();
+        for group in self.all() {
+            let snapshot = group.metrics(|metrics| metrics.snapshot.map_or(0, |id| id.index));
+            let size = self.store.log_size(group.id.0);
+            let upto = snapshot.saturating_sub(KEEP_ENTRIES);
+            if upto > group.metrics(|metrics| metrics.purged.map_or(0, |id| id.index)) {
+                // Fails only when the group has stopped.
+                let _ = group.raft.trigger().purge_log(upto).await;
+            }
+            let behind = group.status().applied.saturating_sub(snapshot);
+            let entries = behind >= COMPACT_ENTRIES;
+            if entries || (size.bytes >= COMPACT_BYTES && behind > KEEP_ENTRIES.min(size.entries / 2)) {
+                long.push(group);
+            }
+        }
+        if long.is_empty() {
+            return Ok(());
+        }
+        // One flush serves them all.
+        let store = self.store.clone();
+        let flushed = tokio::task::spawn_blocking(move || store.flush()).await;
+        flushed
+            .map_err(|error| Error::Unavailable(error.to_string()))?
+            .map_err(|error| Error::Unavailable(format!("flush: {error}")))?;
+        for group in long {
+            let _ = group.raft.trigger().snapshot().await;
+        }
+        Ok(())
+    }
+
+    /// Gives every leadership away, waiting at most until the deadline.
+    pub async fn hand_over(&self, deadline: Instant) {
+        join_all(self.all().iter().map(|group| group.hand_over(deadline))).await;
+    }
+
+    /// Stops every group.
+    pub async fn shutdown(&self) {
+        let groups: Vec<_> = self.groups.write().drain().map(|(_, group)| group).collect();
+        join_all(groups.iter().map(|group| group.stop())).await;
+    }
+}
+
+fn config(id: GroupId, timing: Timing) -> openraft::Config {
+    openraft::Config {
+        cluster_name: format!("group-{id}"),
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min: timing.election_min_ms,
+        election_timeout_max: timing.election_max_ms,
+        max_payload_entries: 256,
+        // Logs are shortened by `Host::compact`, which flushes once for all groups.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        install_snapshot_timeout: u64::try_from(SNAPSHOT_TIMEOUT.as_millis()).unwrap_or(u64::MAX),
+        // A restarted replica has applied an older state than it may have served before.
+        enable_leader_restore: Some(false),
+        enable_pre_vote: Some(true),
+        backoff: "50ms 100ms 200ms ...1s".into(),
+        ..openraft::Config::default()
+    }
+}
+
+/// Followers of a dead leader stand one after the other, so that they seldom compete: the first by
+/// number at once, the next one when the first had time to win and did not, as happens when its log
+/// is shorter.
+async fn take_over(group: Arc<Group>, links: Arc<Links>, gone: NodeId) {
+    let rank = |group: &Group| {
+        let voters = group.status().voters;
+        voters.iter().filter(|id| **id != gone && **id < group.me).count()
+    };
+    group.gone.set(Some(gone));
+    let mut wait = TAKE_OVER_STAGGER * u32::try_from(rank(&group)).unwrap_or(u32::MAX);
+    for _ in 0..TAKE_OVER_ATTEMPTS {
+        if group.wait_for_leader(gone, wait).await || !links.is_gone(gone) {
+            break;
+        }
+        tracing::info!(group = %group.id, leader = %gone, "stand for election: the leader's process is gone");
+        if group.raft.trigger().elect(false).await.is_err() {
+            break;
+        }
+        wait = TAKE_OVER_STAGGER * 3;
+    }
+    // The hint stays until the election is over, as its vote requests carry it.
+    group.wait_for_leader(gone, wait).await;
+    group.gone.set(None);
+}

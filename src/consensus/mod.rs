@@ -1,0 +1,17 @@
+//! Raft groups: many in one process, over one store and shared connections.
+//!
+//! [`host::Host`] starts and stops the groups of a node and hands them their messages;
+//! [`group::Group`] is what the layers above use: propose, read, change members. Nothing above
+//! knows openraft.
+
+pub mod batch;
+pub mod group;
+pub mod host;
+pub mod machine;
+mod proposer;
+mod reads;
+mod receive;
+mod snapshots;
+pub mod transport;
+pub mod types;
+mod wire;

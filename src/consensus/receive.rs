@@ -1,0 +1,164 @@
+//! The receiving side of Raft's messages.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use openraft::raft::TransferLeaderRequest;
+use parking_lot::Mutex;
+use raft_store::types::TypeConfig;
+use serde::Serialize;
+use tokio::{
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    group::Group,
+    types::{AppendRequest, Raft, VoteRequest},
+    wire::{self, Answer, GoneLeader, method},
+};
+use crate::{
+    ids::NodeId,
+    peer::{Conn, Lane, Links, Peer, Reply},
+};
+
+/// Appends of one session that may wait for the group: the sender's window, and some.
+const MAX_QUEUED_APPENDS: usize = 64;
+
+/// The time to find out whether a leader that a candidate calls gone is gone for this node too.
+const CONFIRM_GONE: Duration = Duration::from_millis(200);
+
+/// The append sessions of a group: one per sending member, the latest one.
+#[derive(Default)]
+pub(super) struct Sessions(Mutex<HashMap<NodeId, Session>>);
+
+struct Session {
+    conn: u64,
+    number: u64,
+    queue: mpsc::Sender<(AppendRequest, Reply)>,
+}
+
+impl Sessions {
+    /// Queues an append behind the earlier ones of its session. Called in the order of arrival.
+    fn push(&self, raft: &Raft, from: &Conn, session: u64, request: AppendRequest, reply: Reply) {
+        let Some(node) = from.peer().node else { return };
+        let mut sessions = self.0.lock();
+        let current = sessions.get(&node).filter(|s| s.conn == from.id() && s.number == session);
+        let queue = match current {
+            Some(session) => session.queue.clone(),
+            None => {
+                // The sender began anew; the old session ends when its queue is dropped.
+                let (queue, appends) = mpsc::channel(MAX_QUEUED_APPENDS);
+                tokio::spawn(run_session(raft.clone(), appends));
+                sessions.insert(node, Session { conn: from.id(), number: session, queue: queue.clone() });
+                queue
+            }
+        };
+        drop(sessions);
+        // A dropped reply tells the sender, which begins a new session.
+        let _ = queue.try_send((request, reply));
+    }
+}
+
+/// Feeds the appends of a session to the group and answers them in order. It ends at the first
+/// append that the group refuses; the sender then starts another.
+async fn run_session(raft: Raft, mut appends: mpsc::Receiver<(AppendRequest, Reply)>) {
+    let (replies, mut answered) = mpsc::unbounded_channel();
+    let requests = futures_util::stream::poll_fn(move |cx| {
+        appends.poll_recv(cx).map(|next| {
+            let (request, reply) = next?;
+            // Fails only when the session is over, and then the reply says so by being dropped.
+            let _ = replies.send(reply);
+            Some(request)
+        })
+    });
+    let mut results = std::pin::pin!(raft.stream_append(requests));
+    while let Some(result) = results.next().await {
+        let Some(reply) = answered.recv().await else { return };
+        match result {
+            Ok(result) => reply.send(wire::answer(&Ok(result))),
+            Err(fatal) => reply.send(wire::answer::<()>(&Err(fatal.to_string()))),
+        }
+    }
+}
+
+/// Hands a member's call to the group.
+pub(super) fn receive(
+    group: &Arc<Group>,
+    links: &Arc<Links>,
+    from: &Arc<Conn>,
+    what: u8,
+    body: Bytes,
+    reply: Reply,
+) {
+    match what {
+        method::APPEND => match wire::read_append(body) {
+            Ok((session, request)) => group.sessions.push(&group.raft, from, session, request, reply),
+            Err(malformed) => reply.send(wire::answer::<()>(&Err(malformed.to_string()))),
+        },
+        method::APPEND_ONE => {
+            let group = group.clone();
+            tokio::spawn(async move {
+                reply.send(match wire::read_append(body) {
+                    Ok((_, request)) => answer(group.raft.append_entries(request).await),
+                    Err(malformed) => wire::answer::<()>(&Err(malformed.to_string())),
+                });
+            });
+        }
+        method::VOTE => {
+            let (group, links) = (group.clone(), links.clone());
+            tokio::spawn(async move { reply.send(vote(&group, &links, &body).await) });
+        }
+        method::PRE_VOTE => {
+            let group = group.clone();
+            tokio::spawn(async move {
+                reply.send(match wire::read::<VoteRequest>(&body) {
+                    Ok(request) => answer(group.raft.pre_vote(request).await),
+                    Err(malformed) => wire::answer::<()>(&Err(malformed.to_string())),
+                });
+            });
+        }
+        method::TRANSFER => {
+            let group = group.clone();
+            tokio::spawn(async move {
+                reply.send(match wire::read::<TransferLeaderRequest<TypeConfig>>(&body) {
+                    Ok(request) => answer(group.raft.handle_transfer_leader(request).await),
+                    Err(malformed) => wire::answer::<()>(&Err(malformed.to_string())),
+                });
+            });
+        }
+        _ => reply.send(wire::answer::<()>(&Err("no such method".into()))),
+    }
+}
+
+/// Votes. A candidate that stands because the leader's process is gone need not wait for the
+/// leader's lease to end, if this node too finds the process gone and knows of no other leader. That
+/// is safe because nothing rests on the lease: it keeps a slow candidate from disturbing a leader
+/// that serves, and reads are proved by a quorum round of their own (D6, D15).
+async fn vote(group: &Group, links: &Arc<Links>, body: &[u8]) -> Bytes {
+    let (mut request, gone) = match wire::read::<(VoteRequest, GoneLeader)>(body) {
+        Ok(message) => message,
+        Err(malformed) => return wire::answer::<()>(&Err(malformed.to_string())),
+    };
+    if let Some(leader) = gone
+        && group.leader().is_none_or(|known| known == leader)
+        && confirm_gone(links, leader).await
+    {
+        request.leadership_transfer = true;
+    }
+    answer(group.raft.vote(request).await)
+}
+
+async fn confirm_gone(links: &Arc<Links>, node: NodeId) -> bool {
+    if !links.is_gone(node) {
+        // The attempt itself is what `is_gone` learns from.
+        let _ = links.connection(&Peer::Node(node), Lane::Main, Instant::now() + CONFIRM_GONE).await;
+    }
+    links.is_gone(node)
+}
+
+fn answer<T: Serialize, E: std::fmt::Display>(result: Result<T, E>) -> Bytes {
+    let result: Answer<T> = result.map_err(|error| error.to_string());
+    wire::answer(&result)
+}

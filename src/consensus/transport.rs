@@ -1,0 +1,194 @@
+//! The sending side of Raft's messages: openraft's network traits over [`crate::peer`].
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use openraft::{
+    OptionalSend, RaftNetworkFactory, RaftNetworkV2,
+    base::{BoxFuture, BoxStream},
+    errors::{NetworkError, ReplicationClosed, StreamingError, Unreachable},
+    network::RPCOption,
+    raft::{TransferLeaderRequest, TransferLeaderResponse},
+};
+use raft_store::{
+    SnapshotData,
+    types::{Node, TypeConfig},
+};
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use super::{
+    snapshots,
+    types::{
+        AppendRequest, AppendResponse, AppendResult, RpcError, Snapshot, SnapshotResponse, Vote, VoteRequest,
+        VoteResponse,
+    },
+    wire::{self, Answer, GoneLeader, method},
+};
+use crate::{
+    ids::{GroupId, NodeId},
+    peer::{CallError, Lane, Links, Peer},
+};
+
+/// Appends of one session that may be unanswered at once.
+const MAX_APPENDS_IN_FLIGHT: usize = 32;
+
+/// The time for an answer to an append. openraft offers the heartbeat interval, which is too short
+/// for megabytes on a slow link; a leader's liveness does not depend on this, heartbeats go apart.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The time for an answer to a vote request or a transfer.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Which leader of a group a candidate here knows to be gone; see [`super::host`].
+#[derive(Clone, Default)]
+pub(super) struct GoneHint(Arc<AtomicU64>);
+
+impl GoneHint {
+    pub(super) fn set(&self, leader: GoneLeader) {
+        self.0.store(leader.map_or(0, |leader| leader.0), Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> GoneLeader {
+        Some(self.0.load(Ordering::Relaxed)).filter(|&leader| leader != 0).map(NodeId)
+    }
+}
+
+/// Makes the senders of one group.
+pub(super) struct Transport {
+    pub(super) group: GroupId,
+    pub(super) links: Arc<Links>,
+    pub(super) gone: GoneHint,
+}
+
+/// Sends one group's messages to one member.
+pub struct Sender {
+    group: GroupId,
+    to: Peer,
+    links: Arc<Links>,
+    gone: GoneHint,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Transport {
+    type Network = Sender;
+
+    async fn new_client(&mut self, target: u64, _node: &Node) -> Sender {
+        Sender {
+            group: self.group,
+            to: Peer::Node(NodeId(target)),
+            links: self.links.clone(),
+            gone: self.gone.clone(),
+        }
+    }
+}
+
+/// A session's number tells the receiver which appends belong together in order.
+fn next_session() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+fn rpc_error(error: &CallError) -> RpcError {
+    match error {
+        // openraft waits before it tries again where a node is unreachable, and not otherwise.
+        CallError::NotSent(_) | CallError::Busy | CallError::Timeout => Unreachable::new(error).into(),
+        CallError::Broken => NetworkError::new(error).into(),
+    }
+}
+
+fn open<T: DeserializeOwned>(answer: Result<Bytes, CallError>) -> Result<T, RpcError> {
+    let body = answer.map_err(|error| rpc_error(&error))?;
+    match wire::read::<Answer<T>>(&body) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(reason)) => Err(Unreachable::from_string(reason).into()),
+        Err(malformed) => Err(Unreachable::new(&malformed).into()),
+    }
+}
+
+impl Sender {
+    async fn ask<T: DeserializeOwned>(&self, method: u8, body: Bytes, time: Duration) -> Result<T, RpcError> {
+        let deadline = Instant::now() + time;
+        open(self.links.call(&self.to, Lane::Main, method, body, deadline).await)
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Sender {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendRequest,
+        _option: RPCOption,
+    ) -> Result<AppendResponse, RpcError> {
+        self.ask(method::APPEND_ONE, wire::append(self.group, 0, &request), CONTROL_TIMEOUT).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<AppendResult, RpcError>>, RpcError>>
+    where
+        S: Stream<Item = AppendRequest> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            // One session stays on one connection, whose order is the session's order.
+            let deadline = Instant::now() + CONTROL_TIMEOUT;
+            let conn = self
+                .links
+                .connection(&self.to, Lane::Main, deadline)
+                .await
+                .map_err(|error| rpc_error(&error))?;
+            let (group, session) = (self.group, next_session());
+            let answers = input
+                .map(move |request| {
+                    let call = conn.call(method::APPEND, wire::append(group, session, &request));
+                    async move {
+                        match call {
+                            Ok(call) => open(call.answer(Instant::now() + APPEND_TIMEOUT).await),
+                            Err(error) => Err(rpc_error(&error)),
+                        }
+                    }
+                })
+                .buffered(MAX_APPENDS_IN_FLIGHT);
+            Ok::<BoxStream<'s, _>, _>(Box::pin(answers))
+        })
+    }
+
+    async fn vote(&mut self, request: VoteRequest, _option: RPCOption) -> Result<VoteResponse, RpcError> {
+        let body = wire::message(self.group, &(request, self.gone.get()));
+        self.ask(method::VOTE, body, CONTROL_TIMEOUT).await
+    }
+
+    async fn pre_vote(&mut self, request: VoteRequest, _option: RPCOption) -> Result<VoteResponse, RpcError> {
+        self.ask(method::PRE_VOTE, wire::message(self.group, &request), CONTROL_TIMEOUT).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse, StreamingError<TypeConfig>> {
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            result = snapshots::send(&self.links, &self.to, self.group, vote, snapshot) => result,
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        self.ask(method::TRANSFER, wire::message(self.group, &request), CONTROL_TIMEOUT).await
+    }
+}

@@ -1,0 +1,155 @@
+//! What the coordinator group's leader does, over and over: observe, plan, act (D10). Plans are
+//! committed before anything moves, and made from the committed map alone, so that a new leader goes
+//! on where the old one was.
+
+use std::{
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+
+use super::{Node, coordinator, coordinator::propose};
+use crate::{
+    consensus::group::Group,
+    coordinator::{
+        command::Command,
+        machine::State,
+        observed::Observed,
+        plan::{self, Step},
+    },
+    error::Error,
+    ids::{GroupId, NodeId},
+    peer::Peer,
+    ring::{map::{Coordinator, Map}, placement::Policy},
+    router::calls::ClusterCall,
+};
+
+/// Between two rounds while nothing tells that something has changed.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// The time for one step.
+const STEP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Runs as long as the node.
+pub(super) async fn run(node: Arc<Node>, group: Arc<Group>) {
+    let shared = node.coordinator.clone().expect("only coordinators run this");
+    let mut epochs = shared.epochs();
+    let mut pushed = None;
+    while !node.is_stopping() {
+        if group.is_leader() {
+            node.seen.lock().lead(Instant::now());
+            if let Err(error) = round(&node, &group).await {
+                tracing::debug!(%error, "coordinate");
+            }
+            push_map(&node, &mut pushed);
+        } else {
+            node.seen.lock().follow();
+            pushed = None;
+        }
+        // The sender lives as long as the group; a timeout is the ordinary case.
+        let _ = timeout(INTERVAL, epochs.changed()).await;
+    }
+}
+
+/// One round: found the cluster if that was not done, else plan and act.
+async fn round(node: &Arc<Node>, group: &Arc<Group>) -> Result<(), Error> {
+    let deadline = Instant::now() + STEP_TIMEOUT;
+    // Everything below looks at the state; before the barrier it may be that of a former life.
+    group.read_barrier(deadline).await?;
+    let shared = node.coordinator.as_ref().expect("only coordinators run this");
+    let steps = {
+        let state = shared.state();
+        match state.map() {
+            None => vec![Step::Propose(founding(node, group))],
+            Some(map) => {
+                node.seen.lock().retain(map, |id| state.pinged().contains_key(id));
+                let observed = observed(node, &state, map, group, Instant::now());
+                plan::steps(map, &Policy::default(), &observed)
+            }
+        }
+    };
+    for step in steps {
+        match step {
+            Step::Propose(command) => {
+                let reply = propose(group, &command, Instant::now() + STEP_TIMEOUT).await?;
+                tracing::info!(?reply, command = name(&command), "plan committed");
+            }
+            Step::TransferLeader { group, to } => {
+                let Some(leader) = node.seen.lock().shard(group).and_then(|shard| shard.leader) else { continue };
+                let call = ClusterCall::Transfer { group, to };
+                let router = node.router.clone();
+                tokio::spawn(async move {
+                    let deadline = Instant::now() + STEP_TIMEOUT;
+                    if let Err(error) = router.ask_coordinator(&Peer::Node(leader), &call, deadline).await {
+                        tracing::debug!(%group, %to, %error, "order transfer of leadership");
+                    }
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn founding(node: &Node, group: &Group) -> Command {
+    let members = group.members();
+    let coordinator = |(id, member): (NodeId, raft_store::types::Node)| {
+        (id, Coordinator { addr: member.addr, store: crate::ids::StoreId(member.store) })
+    };
+    Command::Found {
+        cluster: coordinator::new_cluster(),
+        settings: node.settings.clone(),
+        coordinators: members.into_iter().map(coordinator).collect(),
+    }
+}
+
+fn name(command: &Command) -> &'static str {
+    match command {
+        Command::Found { .. } => "found",
+        Command::Join { .. } => "join",
+        Command::Ping { .. } => "ping",
+        Command::Place { .. } => "place",
+        Command::Formed { .. } => "formed",
+        Command::Drain { .. } => "drain",
+        Command::Remove { .. } => "remove",
+    }
+}
+
+/// Sends the map to every worker when it is newer than what was sent last. A worker that misses it
+/// gets it with its next heartbeat.
+fn push_map(node: &Arc<Node>, pushed: &mut Option<crate::ids::Epoch>) {
+    let shared = node.coordinator.as_ref().expect("only coordinators run this");
+    let Some(map) = shared.state().map().cloned() else { return };
+    if *pushed == Some(map.epoch) {
+        return;
+    }
+    *pushed = Some(map.epoch);
+    let router = node.router.clone();
+    tokio::spawn(async move {
+        let call = ClusterCall::TakeMap(Box::new(map.clone()));
+        let deadline = Instant::now() + STEP_TIMEOUT;
+        let send = async |worker: &NodeId| {
+            if let Err(error) = router.ask_coordinator(&Peer::Node(*worker), &call, deadline).await {
+                tracing::debug!(%worker, %error, "push the map");
+            }
+        };
+        join_all(map.workers.keys().map(send)).await;
+    });
+}
+
+/// What was heard, for plans and the status.
+pub(super) fn observed(node: &Node, state: &State, map: &Map, group: &Group, now: Instant) -> Observed {
+    let status = group.status();
+    let me = node.number().unwrap_or_default();
+    node.seen.lock().observed(map, state.pinged().keys().cloned(), me, status.term, now)
+}
+
+/// Obeys the coordinator's wish that another voter lead a shard.
+pub(super) async fn transfer(node: &Node, group: GroupId, to: NodeId) -> Result<(), Error> {
+    match node.host.get(group) {
+        Some(group) if group.is_leader() => group.transfer_to(to).await,
+        Some(group) => Err(Error::NotLeader { leader: group.leader() }),
+        None => Err(Error::NotHere { epoch: *node.router.epochs().borrow() }),
+    }
+}

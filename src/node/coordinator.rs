@@ -1,0 +1,313 @@
+//! A coordinator's side of the cluster: forming the coordinator group, and answering what workers,
+//! coordinators and clients ask of it.
+//!
+//! Founding: the coordinators' numbers are their places among the sorted `--peers`. Each starts the
+//! group empty. The first by number waits until all the others have answered that they are empty
+//! too, and then gives the group its members, each with its store. A coordinator that lost its
+//! directory has another store, so the others neither vote for it nor take its vote
+//! (`peer::hello`), and they tell it that the group has members, so it founds nothing.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::future::try_join_all;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use super::{Node, coordinate, identity};
+use crate::{
+    config::Address,
+    consensus::{group::Group, machine::Machine},
+    coordinator::{
+        command::{Command, Reply},
+        machine::State,
+        status,
+    },
+    clock,
+    error::Error,
+    ids::{ClusterId, GroupId, NodeId, WorkerId},
+    peer::Peer,
+    ring::map::Coordinator,
+    router::{
+        ActiveWorker,
+        calls::{ClusterAnswer, ClusterCall, encode},
+    },
+};
+
+/// Between two attempts to reach all the other coordinators before the founding.
+const FOUNDING_PAUSE: Duration = Duration::from_millis(100);
+
+/// The time for one question during the founding.
+const FOUNDING_ATTEMPT: Duration = Duration::from_secs(1);
+
+/// Starts the coordinator group on this node, forms it where that is this node's task, and runs the
+/// leader's loop as long as the node runs.
+pub(super) async fn run(node: Arc<Node>, mut peers: Vec<Address>) -> anyhow::Result<()> {
+    peers.sort();
+    let place = peers.iter().position(|peer| *peer == node.advertise);
+    let place = place.ok_or_else(|| anyhow::anyhow!("--peers must name this coordinator, {}", node.advertise))?;
+    let number = match identity::member(node.host.store())? {
+        Some(member) => member.node,
+        None => NodeId(place as u64 + 1),
+    };
+    let cluster = identity::member(node.host.store())?.and_then(|member| member.cluster);
+    node.set_member(number, cluster)?;
+    node.router.set_seeds(others(&peers, &node).collect());
+    let shared = node.coordinator.clone().expect("only coordinators run this");
+    let group = node
+        .host
+        .start(GroupId::COORDINATOR, number, Machine::coordinator(shared))
+        .await?;
+    tokio::spawn(follow_map(node.clone()));
+    let initialized = group.is_initialized().await?;
+    if initialized {
+        node.set_directory_from_members(&group);
+    } else if place == 0 {
+        found(&node, &group, &peers).await?;
+    } else {
+        tokio::spawn(await_founding(node.clone(), group.clone(), peers));
+    }
+    coordinate::run(node, group).await;
+    Ok(())
+}
+
+fn others<'a>(peers: &'a [Address], node: &'a Node) -> impl Iterator<Item = Peer> + 'a {
+    peers.iter().filter(|peer| **peer != node.advertise).map(|peer| Peer::Addr(peer.to_string()))
+}
+
+/// Gives the group its members, once every other coordinator has answered that it is empty.
+async fn found(node: &Arc<Node>, group: &Group, peers: &[Address]) -> anyhow::Result<()> {
+    let ask = async |peer: &Address| -> Result<Coordinator, Error> {
+        let addr = peer.to_string();
+        if *peer == node.advertise {
+            return Ok(Coordinator { addr, store: identity::store_id(node.host.store()) });
+        }
+        let deadline = Instant::now() + FOUNDING_ATTEMPT;
+        let answer =
+            node.router.ask_coordinator(&Peer::Addr(addr.clone()), &ClusterCall::Formed, deadline).await?;
+        match answer {
+            ClusterAnswer::Formed { initialized: false, store, .. } => Ok(Coordinator { addr, store }),
+            ClusterAnswer::Formed { cluster, .. } => {
+                let of = cluster.map_or_else(String::new, |cluster| format!(" of cluster {cluster}"));
+                Err(Error::Refused(format!(
+                    "{addr} is a member{of} and this coordinator is not: its directory is new or was lost; \
+                     a coordinator cannot come back with an empty directory"
+                )))
+            }
+            other => Err(other.unexpected()),
+        }
+    };
+    loop {
+        match try_join_all(peers.iter().map(&ask)).await {
+            Ok(all) => {
+                let numbered = all.into_iter().zip(1..).map(|(peer, number)| (NodeId(number), peer));
+                let coordinators: BTreeMap<_, _> = numbered.collect();
+                let members = coordinators.iter().map(|(id, c)| {
+                    (*id, raft_store::types::Node { addr: c.addr.clone(), store: c.store.0 })
+                });
+                node.set_directory_of(&coordinators);
+                group.initialize(members.collect()).await?;
+                return Ok(());
+            }
+            Err(error) => node.set_obstacle(Some(format!("waiting for the other coordinators: {error}"))),
+        }
+        if node.is_stopping() {
+            return Ok(());
+        }
+        sleep(FOUNDING_PAUSE).await;
+    }
+}
+
+/// Until the founder has called: tells whoever asks why this coordinator is not ready, and learns
+/// where the others are.
+async fn await_founding(node: Arc<Node>, group: Arc<Group>, peers: Vec<Address>) {
+    while !node.is_stopping() {
+        if matches!(group.is_initialized().await, Ok(true) | Err(_)) {
+            node.set_directory_from_members(&group);
+            return;
+        }
+        for peer in others(&peers, &node) {
+            let deadline = Instant::now() + FOUNDING_ATTEMPT;
+            let answer = node.router.ask_coordinator(&peer, &ClusterCall::Formed, deadline).await;
+            node.set_obstacle(Some(match answer {
+                Ok(ClusterAnswer::Formed { initialized: true, .. }) => {
+                    "the coordinator group has members and this coordinator has not been called: unless \
+                     that changes at once, its directory was lost, and it cannot come back with an empty one"
+                        .into()
+                }
+                _ => "waiting for the coordinator group to be founded".into(),
+            }));
+        }
+        sleep(FOUNDING_PAUSE).await;
+    }
+}
+
+/// Takes every map that the group agrees on to where this node looks for it.
+async fn follow_map(node: Arc<Node>) {
+    let shared = node.coordinator.clone().expect("only coordinators run this");
+    let mut applied = shared.epochs();
+    loop {
+        let map = shared.state().map().cloned();
+        if let Some(map) = map {
+            let number = node.number().expect("set before the group starts");
+            if let Err(error) = node.set_member(number, Some(map.cluster)) {
+                tracing::error!(%error, "keep the cluster's identity");
+            }
+            node.set_directory(&map);
+            node.router.set_map(map);
+            node.set_obstacle(None);
+        }
+        if applied.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Answers a call, if this coordinator leads; `Formed` is answered by all.
+pub(super) async fn answer(
+    node: &Arc<Node>,
+    call: ClusterCall,
+    deadline: Instant,
+) -> Result<ClusterAnswer, Error> {
+    let not_here = Error::NotLeader { leader: None };
+    let group = node.host.get(GroupId::COORDINATOR).ok_or(not_here)?;
+    let shared = node.coordinator.as_ref().expect("the group runs on coordinators only");
+    if call == ClusterCall::Formed {
+        return Ok(ClusterAnswer::Formed {
+            initialized: group.is_initialized().await?,
+            cluster: shared.state().map().map(|map| map.cluster),
+            store: identity::store_id(node.host.store()),
+        });
+    }
+    if !group.is_leader() {
+        return Err(Error::NotLeader { leader: group.leader() });
+    }
+    match call {
+        ClusterCall::Join { id, store, addr, zone } => {
+            // An id that came back with another store replaces the old worker only if that one is silent.
+            let known = shared.state().worker(&id).map(|(number, _)| number);
+            let inactive_after = inactive_after(&shared.state());
+            let replace = known.is_some_and(|n| node.seen.lock().silent_for(n, Instant::now()) >= inactive_after);
+            let command = Command::Join { id, store, addr, zone, replace };
+            match propose(&group, &command, deadline).await? {
+                Reply::Joined { node: number, .. } => {
+                    node.seen.lock().heard(number, &[], Instant::now(), clock::now());
+                    let map = shared.state().map().cloned();
+                    let map = map.ok_or_else(|| Error::Unavailable("the cluster is being founded".into()))?;
+                    Ok(ClusterAnswer::Joined { node: number, map: Box::new(map) })
+                }
+                other => done(other),
+            }
+        }
+        ClusterCall::Heartbeat { node: number, epoch, held } => {
+            let state = shared.state();
+            let map = state.map().filter(|map| map.workers.contains_key(&number));
+            let map = map.ok_or_else(|| Error::NotFound(format!("node {number} is not a member")))?;
+            let mut seen = node.seen.lock();
+            seen.heard(number, &held, Instant::now(), clock::now());
+            let wipe = held.iter().map(|held| held.group).filter(|group| {
+                // Only a report of the shard's leader, made under a map that does not want the replica
+                // here, says that nobody counts on it any more.
+                let wanted = state.shard(*group).is_some_and(|(_, shard)| shard.replicas.contains(&number));
+                let let_go = seen.shard(*group).is_some_and(|shard| {
+                    shard.leader.is_some_and(|leader| leader != number)
+                        && !shard.voters.contains(&number)
+                        && !shard.learners.contains(&number)
+                });
+                !wanted && let_go
+            });
+            let wipe = wipe.collect();
+            let newer = (map.epoch > epoch).then(|| Box::new(map.clone()));
+            Ok(ClusterAnswer::Heard { map: newer, wipe })
+        }
+        ClusterCall::Ping { id, addr } => ping(node, &group, id, addr, deadline).await,
+        ClusterCall::Workers => {
+            group.read_barrier(deadline).await?;
+            let cluster = cluster(node, &group)?;
+            let active = cluster.workers.into_iter().filter(|worker| worker.active);
+            Ok(ClusterAnswer::Workers(
+                active.map(|worker| ActiveWorker { id: worker.id, addr: worker.addr }).collect(),
+            ))
+        }
+        ClusterCall::Status => {
+            group.read_barrier(deadline).await?;
+            Ok(ClusterAnswer::Status(Box::new(cluster(node, &group)?)))
+        }
+        ClusterCall::Drain { id, draining } => {
+            done(propose(&group, &Command::Drain { worker: id, draining }, deadline).await?)
+        }
+        ClusterCall::Remove { id } => done(propose(&group, &Command::Remove { worker: id }, deadline).await?),
+        ClusterCall::Formed | ClusterCall::TakeMap(_) | ClusterCall::Transfer { .. } | ClusterCall::Invite { .. } => {
+            Err(Error::Invalid("this is not for a coordinator".into()))
+        }
+    }
+}
+
+/// Renews an id that only pings. Only a new one, or one that moved, costs a Raft write (D11).
+async fn ping(
+    node: &Arc<Node>,
+    group: &Group,
+    id: WorkerId,
+    addr: String,
+    deadline: Instant,
+) -> Result<ClusterAnswer, Error> {
+    let shared = node.coordinator.as_ref().expect("the group runs on coordinators only");
+    enum Known {
+        Member(NodeId),
+        Pinged,
+        Not,
+    }
+    let known = {
+        let state = shared.state();
+        match (state.worker(&id), state.pinged().get(&id)) {
+            (Some((number, worker)), _) if worker.addr == addr => Known::Member(number),
+            (_, Some(pinged)) if pinged.addr == addr => Known::Pinged,
+            _ => Known::Not,
+        }
+    };
+    match known {
+        // Its own heartbeats tell more; still, whoever pings for it from its address sees it alive.
+        Known::Member(number) => node.seen.lock().heard(number, &[], Instant::now(), clock::now()),
+        Known::Pinged => {
+            group.read_barrier(deadline).await?;
+            node.seen.lock().pinged(id, Instant::now(), clock::now());
+        }
+        Known::Not => {
+            let command = Command::Ping { id: id.clone(), addr };
+            done(propose(group, &command, deadline).await?)?;
+            node.seen.lock().pinged(id, Instant::now(), clock::now());
+        }
+    }
+    Ok(ClusterAnswer::Done)
+}
+
+/// Puts a command through the coordinator group.
+pub(super) async fn propose(group: &Group, command: &Command, deadline: Instant) -> Result<Reply, Error> {
+    let reply = group.propose(encode(command), deadline).await?;
+    postcard::from_bytes(&reply).map_err(|_| Error::Invalid("the coordinators run different versions".into()))
+}
+
+fn done(reply: Reply) -> Result<ClusterAnswer, Error> {
+    match reply {
+        Reply::Done { .. } | Reply::Joined { .. } => Ok(ClusterAnswer::Done),
+        Reply::Refused(why) => Err(Error::Refused(why)),
+        Reply::Unknown(why) => Err(Error::NotFound(why)),
+    }
+}
+
+fn inactive_after(state: &State) -> Duration {
+    Duration::from_millis(state.map().map_or(0, |map| map.settings.inactive_after_ms))
+}
+
+/// The whole cluster, from the map and from what was heard.
+fn cluster(node: &Node, group: &Group) -> Result<status::Cluster, Error> {
+    let shared = node.coordinator.as_ref().expect("the group runs on coordinators only");
+    let state = shared.state();
+    let map = state.map().ok_or_else(|| Error::Unavailable("the cluster is being founded".into()))?;
+    let observed = coordinate::observed(node, &state, map, group, Instant::now());
+    Ok(status::build(map, state.pinged(), &observed))
+}
+
+/// A new cluster's identity.
+pub(super) fn new_cluster() -> ClusterId {
+    ClusterId(Uuid::new_v4())
+}

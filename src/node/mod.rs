@@ -1,0 +1,319 @@
+//! A node: the only place that constructs. It opens the store, starts the groups, the connections
+//! and the front-end, plays its role, and stops all of it in order.
+
+use std::{
+    future::pending,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context;
+use parking_lot::{Mutex, RwLock};
+use raft_store::Store;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+use self::{dispatch::Dispatcher, identity::Member, seen::Seen};
+use crate::{
+    config::{self, Address, Role, Settings},
+    consensus::{
+        group::Group,
+        host::{Host, Timing},
+        machine::Shared,
+    },
+    error::Error,
+    http,
+    ids::{ClusterId, Epoch, NodeId, StoreId},
+    peer::{Identity, Links},
+    ring::map::{Coordinator, Map},
+    router::Router,
+};
+
+mod coordinate;
+mod coordinator;
+mod dispatch;
+mod gauges;
+mod identity;
+mod info;
+mod reconcile;
+mod seen;
+mod worker;
+
+/// The time for handing leaderships over when the node stops.
+const HAND_OVER: Duration = Duration::from_millis(800);
+
+/// The time for requests under way to end when the node stops.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// How often the groups' logs are looked at.
+const COMPACT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A running node.
+pub(crate) struct Node {
+    host: Arc<Host>,
+    links: Arc<Links>,
+    router: Router,
+    advertise: Address,
+    settings: Settings,
+    role: &'static str,
+    name: String,
+    member: RwLock<Option<Member>>,
+    /// Why the node cannot serve yet, or no longer.
+    obstacle: watch::Sender<Option<String>>,
+    stopping: AtomicBool,
+    /// Coordinators whose cluster a worker is asked to join.
+    invitations: watch::Sender<Vec<Address>>,
+    /// On coordinators, the group's state.
+    coordinator: Option<Arc<Shared>>,
+    /// On the coordinator that leads, what it has heard.
+    seen: Mutex<Seen>,
+}
+
+impl Node {
+    fn number(&self) -> Option<NodeId> {
+        self.member.read().map(|member| member.node)
+    }
+
+    fn member(&self) -> Option<Member> {
+        *self.member.read()
+    }
+
+    fn epoch(&self) -> Epoch {
+        *self.router.epochs().borrow()
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Sets or clears why the node is not ready.
+    fn set_obstacle(&self, obstacle: Option<String>) {
+        self.obstacle.send_if_modified(|current| {
+            let news = *current != obstacle;
+            if news && let Some(why) = &obstacle {
+                tracing::info!(%why, "not ready");
+            }
+            *current = obstacle;
+            news
+        });
+    }
+
+    /// Whether the node can serve.
+    fn ready(&self) -> Result<(), String> {
+        if self.is_stopping() {
+            return Err("the node is stopping".into());
+        }
+        if let Some(why) = &*self.obstacle.borrow() {
+            return Err(why.clone());
+        }
+        if self.number().is_none() || self.router.map().is_none() {
+            return Err(match self.coordinator {
+                Some(_) => "waiting for the cluster to be founded".into(),
+                None => "this worker belongs to no cluster yet".into(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes its number, and its cluster where that is known; durable on return.
+    fn set_member(&self, node: NodeId, cluster: Option<ClusterId>) -> anyhow::Result<()> {
+        let member = Member { node, cluster };
+        if *self.member.read() != Some(member) {
+            identity::set_member(self.host.store(), member)?;
+            *self.member.write() = Some(member);
+        }
+        self.router.set_me(node);
+        self.links.set_identity(Identity { cluster, node: Some(node), store: identity::store_id(self.host.store()) });
+        Ok(())
+    }
+
+    fn become_member(&self, node: NodeId, cluster: ClusterId) -> anyhow::Result<()> {
+        if let Some(Member { node: old, .. }) = self.member() {
+            anyhow::ensure!(old == node, "this store is node {old}, the coordinators call it {node}");
+        }
+        self.set_member(node, Some(cluster))
+    }
+
+    /// Where the nodes are, by the map.
+    fn set_directory(&self, map: &Map) {
+        let workers = map.workers.iter().map(|(id, worker)| (*id, (worker.addr.clone(), worker.store)));
+        let coordinators = map.coordinators.iter().map(|(id, c)| (*id, (c.addr.clone(), c.store)));
+        self.links.set_directory(workers.chain(coordinators).collect());
+    }
+
+    fn set_directory_of(&self, coordinators: &std::collections::BTreeMap<NodeId, Coordinator>) {
+        self.links.set_directory(coordinators.iter().map(|(id, c)| (*id, (c.addr.clone(), c.store))).collect());
+    }
+
+    /// Where the coordinators are, by their group's membership, until there is a map.
+    fn set_directory_from_members(&self, group: &Group) {
+        if self.router.map().is_none() {
+            let members = group.members().into_iter();
+            self.links.set_directory(members.map(|(id, node)| (id, (node.addr, StoreId(node.store)))).collect());
+        }
+    }
+
+    /// Asks this worker to join the cluster of these coordinators.
+    fn invite(&self, coordinators: &[String]) -> Result<(), Error> {
+        if self.coordinator.is_some() {
+            return Err(Error::Refused("this node is a coordinator: only workers join".into()));
+        }
+        if let Some(cluster) = self.member().and_then(|member| member.cluster) {
+            return Err(Error::Refused(format!("this worker is a member of cluster {cluster} already")));
+        }
+        let coordinators = worker::addresses(coordinators)?;
+        self.invitations.send_replace(coordinators);
+        Ok(())
+    }
+}
+
+/// Runs a node until `shutdown` ends or it fails. `Ok` is a graceful stop.
+pub async fn run(config: config::Node, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    // The port first: a node that cannot be reached must not touch its directory.
+    let address = SocketAddr::new(config.listen, config.port);
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let prometheus = crate::metrics::install()?;
+    let store = open_store(&config).await?;
+    let name = match config.role {
+        Role::Coordinator { .. } => format!("coordinator-{}", config.port),
+        Role::Worker { .. } => identity::worker_id(config.dir.as_deref())?.to_string(),
+    };
+    let node = build(&config, store, name)?;
+    let (stop_http, http_stopped) = watch::channel(false);
+    let context = http::Context::new(node.router.clone(), Arc::new(info::Info(node.clone())), prometheus);
+    let server = tokio::spawn(http::serve(listener, context, http_stopped, DRAIN));
+    tracing::info!(role = node.role, name = node.name, %address, "listening");
+
+    let failure = tokio::select! {
+        result = play(&node, &config) => Some(result.err().unwrap_or_else(|| anyhow::anyhow!("the node's role ended"))),
+        why = failed(&node) => Some(anyhow::anyhow!(why)),
+        () = shutdown => None,
+    };
+    stop(&node, stop_http, server).await;
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+async fn open_store(config: &config::Node) -> anyhow::Result<Store> {
+    let options = match &config.dir {
+        Some(dir) => raft_store::Options::at(dir),
+        None => raft_store::Options::in_memory(),
+    };
+    Ok(tokio::task::spawn_blocking(move || Store::open(options)).await??)
+}
+
+fn build(config: &config::Node, store: Store, name: String) -> anyhow::Result<Arc<Node>> {
+    let coordinates = matches!(config.role, Role::Coordinator { .. });
+    let me = Identity { cluster: None, node: None, store: identity::store_id(&store) };
+    let host = Host::new(store, Timing::DEFAULT);
+    let dispatcher = Arc::new(Dispatcher::default());
+    let (links, gone) = Links::new(me, dispatcher.clone());
+    host.connect(links.clone());
+    let router = Router::new(host.clone(), links.clone(), dispatcher.clone());
+    let node = Arc::new(Node {
+        host,
+        links,
+        router,
+        advertise: config.advertise.clone(),
+        settings: config.settings.clone(),
+        role: if coordinates { "coordinator" } else { "worker" },
+        name,
+        member: RwLock::default(),
+        obstacle: watch::Sender::new(None),
+        stopping: AtomicBool::new(false),
+        invitations: watch::Sender::new(Vec::new()),
+        coordinator: coordinates.then(Shared::new),
+        seen: Mutex::default(),
+    });
+    dispatcher.connect(&node);
+    tokio::spawn(take_over(node.clone(), gone));
+    tokio::spawn(compact(node.clone()));
+    tokio::spawn(gauges::run(node.clone()));
+    Ok(node)
+}
+
+/// Plays the node's role; returns only when that fails.
+async fn play(node: &Arc<Node>, config: &config::Node) -> anyhow::Result<()> {
+    match &config.role {
+        Role::Coordinator { peers } => coordinator::run(node.clone(), peers.clone()).await?,
+        Role::Worker { coordinators, zone } => {
+            let id = node.name.parse().context("the worker's id")?;
+            if let Some(member) = identity::member(node.host.store())? {
+                node.set_member(member.node, member.cluster)?;
+            }
+            if let Some(map) = identity::map(node.host.store())? {
+                node.set_directory(&map);
+                node.router.set_map(map);
+            }
+            node.invitations.send_replace(coordinators.clone());
+            tokio::spawn(reconcile::run(node.clone()));
+            worker::run(node.clone(), worker::Introduction { id, zone: zone.clone() }).await;
+        }
+    }
+    pending().await
+}
+
+/// Stands for election wherever a process that is gone was the leader.
+async fn take_over(node: Arc<Node>, mut gone: tokio::sync::mpsc::Receiver<NodeId>) {
+    while let Some(dead) = gone.recv().await {
+        node.host.take_over_from(dead);
+    }
+}
+
+async fn compact(node: Arc<Node>) {
+    while !node.is_stopping() {
+        tokio::time::sleep(COMPACT_INTERVAL).await;
+        if let Err(error) = node.host.compact().await {
+            tracing::error!(%error, "shorten logs");
+        }
+    }
+}
+
+/// Returns the reason why the node cannot go on, when there is one: its store failed, or one of its
+/// groups stopped by itself.
+async fn failed(node: &Arc<Node>) -> String {
+    let mut store = node.host.store().failed();
+    loop {
+        if let Some(why) = &*store.borrow_and_update() {
+            return format!("the store failed: {why}");
+        }
+        let stopped = node.host.all().into_iter().find_map(|group| Some((group.id(), group.status().stopped?)));
+        if let Some((id, why)) = stopped
+            && !node.is_stopping() && node.host.get(id).is_some()
+        {
+            return format!("group {id} stopped: {why}");
+        }
+        // A timeout is the ordinary case; an error would mean that the store is gone.
+        let _ = timeout(COMPACT_INTERVAL, store.changed()).await;
+    }
+}
+
+/// Stops in order: give leaderships away while requests still come and are passed on, then take no
+/// more requests, then stop the groups, then close the store.
+async fn stop(
+    node: &Arc<Node>,
+    stop_http: watch::Sender<bool>,
+    server: tokio::task::JoinHandle<()>,
+) {
+    node.stopping.store(true, Ordering::Relaxed);
+    node.host.hand_over(Instant::now() + HAND_OVER).await;
+    stop_http.send_replace(true);
+    // It ends by itself within its bound; a panic in it must not keep the store from closing.
+    let _ = timeout(DRAIN * 2, server).await;
+    node.host.shutdown().await;
+    node.links.close();
+    let store = node.host.store().clone();
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.close()).await {
+        tracing::error!(%error, "close the store");
+    }
+    tracing::info!("stopped");
+}

@@ -1,0 +1,146 @@
+//! What the coordinator's leader has heard, in memory only (D11): who lives, and what shards'
+//! leaders report. A new leader starts with nothing heard and gives everyone their time again.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    command::At,
+    coordinator::observed::{Heartbeat, Observed, ShardSeen, WorkerSeen},
+    ids::{GroupId, NodeId, WorkerId},
+    ring::map::Map,
+    router::calls::Held,
+};
+
+/// What was heard since this node leads the coordinator group.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Since when; `None` while it does not lead.
+    since: Option<Instant>,
+    workers: HashMap<NodeId, Sign>,
+    pinged: HashMap<WorkerId, Sign>,
+    shards: HashMap<GroupId, ShardSeen>,
+    /// The first time a worker was active, for the wait before the shards are made.
+    first_worker: Option<Instant>,
+}
+
+/// A sign of life.
+#[derive(Debug, Clone, Copy)]
+struct Sign {
+    heard: Instant,
+    at: At,
+}
+
+impl Seen {
+    /// Starts to watch, if it does not already.
+    pub(super) fn lead(&mut self, now: Instant) {
+        if self.since.is_none() {
+            *self = Self { since: Some(now), ..Self::default() };
+        }
+    }
+
+    /// Forgets everything: another node leads.
+    pub(super) fn follow(&mut self) {
+        *self = Self::default();
+    }
+
+    /// A worker spoke.
+    pub(super) fn heard(&mut self, node: NodeId, held: &[Held], now: Instant, at: At) {
+        self.workers.insert(node, Sign { heard: now, at });
+        self.first_worker.get_or_insert(now);
+        for held in held {
+            let shard = self.shards.entry(held.group).or_default();
+            match &held.leads {
+                // Of two that believe to lead, the one of the higher term does.
+                Some(leads) if leads.term >= shard.term => {
+                    *shard = ShardSeen {
+                        leader: Some(node),
+                        term: leads.term,
+                        voters: leads.voters.iter().copied().collect(),
+                        learners: leads.learners.iter().copied().collect(),
+                        commit: Some(leads.commit),
+                        applied: Some(leads.applied),
+                        bytes: Some(leads.bytes),
+                        behind: Some(leads.behind),
+                    };
+                }
+                None if shard.leader == Some(node) => shard.leader = None,
+                _ => {}
+            }
+        }
+    }
+
+    /// Someone pinged for this id.
+    pub(super) fn pinged(&mut self, id: WorkerId, now: Instant, at: At) {
+        self.pinged.insert(id, Sign { heard: now, at });
+    }
+
+    /// Forgets workers and shards that the map no longer has.
+    pub(super) fn retain(&mut self, map: &Map, pinged: impl Fn(&WorkerId) -> bool) {
+        self.workers.retain(|node, _| map.workers.contains_key(node));
+        self.pinged.retain(|id, _| pinged(id));
+    }
+
+    /// How long a worker has been silent; one that was never heard, since this node watches.
+    pub(super) fn silent_for(&self, node: NodeId, now: Instant) -> Duration {
+        let since = self.workers.get(&node).map(|sign| sign.heard).or(self.since).unwrap_or(now);
+        now.saturating_duration_since(since)
+    }
+
+    /// The last report about a shard.
+    pub(super) fn shard(&self, group: GroupId) -> Option<&ShardSeen> {
+        self.shards.get(&group)
+    }
+
+    /// All of it, as plain data for plans and the status.
+    pub(super) fn observed(
+        &self,
+        map: &Map,
+        pinged: impl Iterator<Item = WorkerId>,
+        leader: NodeId,
+        term: u64,
+        now: Instant,
+    ) -> Observed {
+        let inactive_after = Duration::from_millis(map.settings.inactive_after_ms);
+        let workers = map.workers.keys().map(|node| {
+            let silent = self.silent_for(*node, now);
+            let seen = WorkerSeen {
+                active: silent < inactive_after,
+                silent_for_ms: millis(silent),
+                last_ping: self.workers.get(node).map(|sign| sign.at),
+            };
+            (*node, seen)
+        });
+        let pinged = pinged.map(|id| {
+            let sign = self.pinged.get(&id);
+            let since = sign.map(|sign| sign.heard).or(self.since).unwrap_or(now);
+            let active = now.saturating_duration_since(since) < inactive_after;
+            (id, Heartbeat { active, last_ping: sign.map(|sign| sign.at) })
+        });
+        let mut shards: BTreeMap<GroupId, ShardSeen> =
+            self.shards.iter().map(|(group, shard)| (*group, shard.clone())).collect();
+        for shard in shards.values_mut() {
+            // A leader that fell silent no longer counts as one.
+            let silent = |node: &NodeId| self.silent_for(*node, now) >= inactive_after;
+            if shard.leader.as_ref().is_some_and(silent) {
+                shard.leader = None;
+            }
+        }
+        Observed {
+            workers: workers.collect(),
+            shards,
+            pinged: pinged.collect(),
+            first_worker_waited_ms: self.first_worker.map_or(0, |first| millis(now.saturating_duration_since(first))),
+            coordinator_leader: Some(leader),
+            coordinator_term: term,
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

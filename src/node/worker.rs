@@ -1,0 +1,167 @@
+//! A worker's side of the cluster: becoming a member, telling that it lives, taking the map.
+
+use std::{
+    sync::Arc,
+    time::Duration,
+};
+
+use rand::RngExt;
+use tokio::time::{Instant, timeout};
+
+use super::{Node, identity};
+use crate::{
+    config::Address,
+    error::Error,
+    ids::{GroupId, WorkerId},
+    peer::Peer,
+    ring::map::Map,
+    router::calls::{ClusterAnswer, ClusterCall, Held, Leads},
+};
+
+/// The time for one attempt to reach a coordinator that leads.
+const ATTEMPT: Duration = Duration::from_secs(2);
+
+/// Between two attempts to join, with as much again at random.
+const JOIN_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often a worker looks whether what it leads has changed: then the coordinator hears of it at
+/// once and not with the next heartbeat.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Who a worker says it is when it joins.
+#[derive(Debug, Clone)]
+pub(super) struct Introduction {
+    pub(super) id: WorkerId,
+    pub(super) zone: Option<String>,
+}
+
+/// Runs as long as the node: joins when it knows of coordinators, then sends heartbeats.
+pub(super) async fn run(node: Arc<Node>, introduction: Introduction) {
+    let mut invitations = node.invitations.subscribe();
+    if node.number().is_none() {
+        // Without coordinators the worker waits until it is asked to join.
+        let _ = invitations.wait_for(|coordinators| !coordinators.is_empty()).await;
+    }
+    let mut refused = None;
+    loop {
+        let coordinators = invitations.borrow_and_update().clone();
+        node.router.set_seeds(coordinators.iter().map(|addr| Peer::Addr(addr.to_string())).collect());
+        match join(&node, &introduction).await {
+            Ok(()) => {
+                node.set_obstacle(None);
+                heartbeats(&node).await;
+            }
+            Err(error) => {
+                let told = error.to_string();
+                if refused.as_ref() != Some(&told) {
+                    tracing::warn!(%error, "join the cluster");
+                }
+                // A member that cannot reach a coordinator goes on serving; a newcomer cannot.
+                if node.number().is_none() || matches!(error, Error::Refused(_)) {
+                    node.set_obstacle(Some(told.clone()));
+                }
+                refused = Some(told);
+            }
+        }
+        let pause = JOIN_PAUSE.mul_f64(1.0 + rand::rng().random::<f64>());
+        let _ = timeout(pause, invitations.changed()).await;
+    }
+}
+
+async fn join(node: &Arc<Node>, introduction: &Introduction) -> Result<(), Error> {
+    let call = ClusterCall::Join {
+        id: introduction.id.clone(),
+        store: identity::store_id(node.host.store()),
+        addr: node.advertise.to_string(),
+        zone: introduction.zone.clone(),
+    };
+    match node.router.coordinate(call, Instant::now() + ATTEMPT).await? {
+        ClusterAnswer::Joined { node: number, map } => {
+            node.become_member(number, map.cluster).map_err(|error| Error::Unavailable(error.to_string()))?;
+            take_map(node, *map).await;
+            Ok(())
+        }
+        other => Err(other.unexpected()),
+    }
+}
+
+/// Sends heartbeats until the coordinators no longer know this worker, or do not answer for long.
+async fn heartbeats(node: &Arc<Node>) {
+    let mut told: Vec<(GroupId, u64)> = Vec::new();
+    let mut next = Instant::now();
+    loop {
+        let held = held(node);
+        let leads: Vec<_> = held.iter().filter_map(|h| h.leads.as_ref().map(|l| (h.group, l.term))).collect();
+        if Instant::now() < next && leads == told {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            continue;
+        }
+        let (Some(number), Some(map)) = (node.number(), node.router.map()) else { return };
+        let call = ClusterCall::Heartbeat { node: number, epoch: map.epoch, held };
+        match node.router.coordinate(call, Instant::now() + ATTEMPT).await {
+            Ok(ClusterAnswer::Heard { map: newer, wipe }) => {
+                told = leads;
+                next = Instant::now() + Duration::from_millis(map.settings.ping_interval_ms);
+                if let Some(newer) = newer {
+                    take_map(node, *newer).await;
+                }
+                for group in wipe {
+                    tracing::info!(%group, "wipe replica: its shard has let go of it");
+                    if let Err(error) = node.host.wipe(group).await {
+                        tracing::error!(%group, %error, "wipe replica");
+                    }
+                }
+            }
+            Ok(other) => tracing::warn!(?other, "heartbeat: unexpected answer"),
+            // The coordinator does not know this worker: it was removed, or the answer will say why.
+            Err(Error::NotFound(_) | Error::Refused(_)) => return,
+            Err(error) => {
+                tracing::debug!(%error, "heartbeat");
+                tokio::time::sleep(JOIN_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Takes a newer map, also to disk: after a restart this worker serves before it has found a
+/// coordinator.
+pub(super) async fn take_map(node: &Arc<Node>, map: Map) {
+    node.set_directory(&map);
+    let store = node.host.store().clone();
+    let kept = map.clone();
+    if node.router.set_map(map) {
+        let saved = tokio::task::spawn_blocking(move || identity::set_map(&store, &kept)).await;
+        if let Ok(Err(error)) = saved {
+            tracing::error!(%error, "keep the map");
+        }
+    }
+}
+
+/// What this worker keeps, for the coordinator.
+fn held(node: &Node) -> Vec<Held> {
+    let groups = node.host.all();
+    let shards = groups.iter().filter(|group| group.id() != GroupId::COORDINATOR);
+    let report = |group: &Arc<crate::consensus::group::Group>| {
+        let leads = group.is_leader().then(|| {
+            let status = group.status();
+            let slowest = status.matched.values().min().copied().unwrap_or(status.last);
+            Leads {
+                term: status.term,
+                commit: status.commit,
+                applied: status.applied,
+                bytes: group.reader().approximate_size_bytes(),
+                behind: status.last.saturating_sub(slowest),
+                voters: status.voters,
+                learners: status.learners,
+            }
+        });
+        Held { group: group.id(), leads }
+    };
+    shards.map(report).collect()
+}
+
+/// Whether an address is one that can be asked for.
+pub(super) fn addresses(texts: &[String]) -> Result<Vec<Address>, Error> {
+    let parse = |text: &String| text.parse().map_err(|_| Error::Invalid(format!("{text:?} is no HOST:PORT")));
+    texts.iter().map(parse).collect()
+}

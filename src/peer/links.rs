@@ -1,0 +1,351 @@
+//! All connections of this node: made when first needed, shared, replaced when they break.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::{
+    Request, StatusCode,
+    header::{CONNECTION, HOST, UPGRADE},
+    upgrade::Upgraded,
+};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::{
+    net::TcpStream,
+    sync::mpsc,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    CallError, Conn, Handler, PATH, PROTOCOL,
+    conn::Call,
+    hello::{self, Hello, HelloError, Identity, Lane, Welcome},
+};
+use crate::ids::{NodeId, StoreId};
+
+/// The time for a connection to be made, greetings included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// After a failed attempt, calls to the same node fail at once for this long.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// Nodes that may wait to be reported as gone; more at once means that this node is the one cut off.
+const MAX_GONE_REPORTS: usize = 1024;
+
+/// Whom to call.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Peer {
+    /// A member of the cluster, where the directory says it is.
+    Node(NodeId),
+    /// Whoever listens at `host:port`.
+    Addr(String),
+}
+
+/// Where the nodes of the cluster are and which stores they have.
+pub type Directory = HashMap<NodeId, (String, StoreId)>;
+
+/// The connections of this node.
+pub struct Links {
+    me: ArcSwap<Identity>,
+    directory: ArcSwap<Directory>,
+    slots: Mutex<HashMap<(Peer, Lane), Arc<Slot>>>,
+    gone: Mutex<HashMap<NodeId, Instant>>,
+    gone_reports: mpsc::Sender<NodeId>,
+    handler: Arc<dyn Handler>,
+}
+
+/// One place in the table of connections. The async lock makes callers of a node that is not
+/// connected share one attempt.
+#[derive(Default)]
+struct Slot {
+    current: Mutex<Option<Arc<Conn>>>,
+    connecting: tokio::sync::Mutex<Option<(Instant, String)>>,
+}
+
+impl Slot {
+    fn alive(&self) -> Option<Arc<Conn>> {
+        self.current.lock().clone().filter(|conn| !conn.is_closed())
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error("node {0} is not known here")]
+    UnknownNode(NodeId),
+    #[error("cannot connect to {addr}: {source}")]
+    Io { addr: String, source: io::Error },
+    #[error("cannot connect to {addr}: no answer within {} ms", CONNECT_TIMEOUT.as_millis())]
+    Timeout { addr: String },
+    #[error("{addr} does not speak {PROTOCOL}")]
+    Protocol { addr: String },
+    #[error("{addr} does not talk to this node: {reason}")]
+    Refused { addr: String, reason: String },
+}
+
+impl Links {
+    /// No connections yet. The receiver is told of nodes whose process has ended (see
+    /// [`Links::is_gone`]).
+    pub fn new(me: Identity, handler: Arc<dyn Handler>) -> (Arc<Self>, mpsc::Receiver<NodeId>) {
+        let (gone_reports, reports) = mpsc::channel(MAX_GONE_REPORTS);
+        let links = Self {
+            me: ArcSwap::from_pointee(me),
+            directory: ArcSwap::default(),
+            slots: Mutex::default(),
+            gone: Mutex::default(),
+            gone_reports,
+            handler,
+        };
+        (Arc::new(links), reports)
+    }
+
+    /// Who this node says it is from now on.
+    pub fn set_identity(&self, me: Identity) {
+        self.me.store(Arc::new(me));
+    }
+
+    /// Who this node says it is.
+    pub fn identity(&self) -> Arc<Identity> {
+        self.me.load_full()
+    }
+
+    /// Where the others are from now on. Connections to nodes that moved are dropped.
+    pub fn set_directory(&self, directory: Directory) {
+        let old = self.directory.swap(Arc::new(directory));
+        let new = self.directory.load();
+        let mut slots = self.slots.lock();
+        slots.retain(|(peer, _), slot| {
+            let Peer::Node(node) = peer else { return true };
+            let stays = new.get(node) == old.get(node) || !old.contains_key(node);
+            if !stays && let Some(conn) = slot.alive() {
+                conn.close();
+            }
+            stays
+        });
+    }
+
+    /// Where the others are.
+    pub fn directory(&self) -> Arc<Directory> {
+        self.directory.load_full()
+    }
+
+    /// Whether the process of a node is known to have ended: its connection was reset and a new one
+    /// was refused, and none has been made since. Says nothing about a silent network.
+    pub fn is_gone(&self, node: NodeId) -> bool {
+        self.gone.lock().contains_key(&node)
+    }
+
+    /// Calls and waits for the answer, connecting first where that is needed.
+    pub async fn call(
+        self: &Arc<Self>,
+        to: &Peer,
+        lane: Lane,
+        method: u8,
+        body: Bytes,
+        deadline: Instant,
+    ) -> Result<Bytes, CallError> {
+        self.start_call(to, lane, method, body, deadline).await?.answer(deadline).await
+    }
+
+    /// Sends a call, connecting first where that is needed.
+    pub async fn start_call(
+        self: &Arc<Self>,
+        to: &Peer,
+        lane: Lane,
+        method: u8,
+        body: Bytes,
+        deadline: Instant,
+    ) -> Result<Call, CallError> {
+        self.connection(to, lane, deadline).await?.call(method, body)
+    }
+
+    /// The connection to a node, made now where there is none.
+    pub async fn connection(
+        self: &Arc<Self>,
+        to: &Peer,
+        lane: Lane,
+        deadline: Instant,
+    ) -> Result<Arc<Conn>, CallError> {
+        let slot = self.slot(to, lane);
+        if let Some(conn) = slot.alive() {
+            return Ok(conn);
+        }
+        let connect = async {
+            let mut failed = slot.connecting.lock().await;
+            if let Some(conn) = slot.alive() {
+                return Ok(conn);
+            }
+            if let Some((at, why)) = &*failed
+                && at.elapsed() < RETRY_AFTER
+            {
+                return Err(CallError::NotSent(why.clone()));
+            }
+            match self.connect(to, lane).await {
+                Ok(conn) => {
+                    *failed = None;
+                    self.adopt(to.clone(), lane, &conn);
+                    Ok(conn)
+                }
+                Err(error) => {
+                    if let Peer::Node(node) = to
+                        && let ConnectError::Io { source, .. } = &error
+                        && source.kind() == io::ErrorKind::ConnectionRefused
+                    {
+                        self.report_gone(*node);
+                    }
+                    *failed = Some((Instant::now(), error.to_string()));
+                    Err(CallError::NotSent(error.to_string()))
+                }
+            }
+        };
+        match timeout_at(deadline, connect).await {
+            Ok(result) => result,
+            Err(_) => Err(CallError::NotSent(format!("no connection to {to:?} in time"))),
+        }
+    }
+
+    /// Takes over a connection that another node has made to this one.
+    pub async fn accept(self: &Arc<Self>, upgraded: Upgraded) {
+        match timeout(CONNECT_TIMEOUT, self.greet(upgraded)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "greet peer"),
+            Err(_) => tracing::debug!("greet peer: it said nothing"),
+        }
+    }
+
+    /// Closes every connection.
+    pub fn close(&self) {
+        for slot in self.slots.lock().values() {
+            if let Some(conn) = slot.alive() {
+                conn.close();
+            }
+        }
+    }
+
+    fn slot(&self, to: &Peer, lane: Lane) -> Arc<Slot> {
+        self.slots.lock().entry((to.clone(), lane)).or_default().clone()
+    }
+
+    async fn greet(self: &Arc<Self>, upgraded: Upgraded) -> Result<(), HelloError> {
+        let mut tcp = raw(upgraded)?;
+        let hello: Hello = hello::receive(&mut tcp).await?;
+        let me = self.identity();
+        let known = hello.from.node.and_then(|node| self.directory.load().get(&node).map(|(_, store)| *store));
+        if let Some(reason) = hello.refusal(&me, known) {
+            tracing::warn!(from = ?hello.from.node, %reason, "refuse peer");
+            return hello::send(&mut tcp, &Welcome::Err(reason)).await;
+        }
+        hello::send(&mut tcp, &Welcome::Ok((*me).clone())).await?;
+        let (read, write) = tcp.into_split();
+        let conn = Conn::start(hello.from.clone(), read, write, self.handler.clone());
+        // Answering on the caller's connection spares making one of our own.
+        if let Some(node) = hello.from.node
+            && self.slot(&Peer::Node(node), hello.lane).alive().is_none()
+        {
+            self.adopt(Peer::Node(node), hello.lane, &conn);
+        }
+        Ok(())
+    }
+
+    async fn connect(self: &Arc<Self>, to: &Peer, lane: Lane) -> Result<Arc<Conn>, ConnectError> {
+        let (addr, meant) = match to {
+            Peer::Addr(addr) => (addr.clone(), None),
+            Peer::Node(node) => match self.directory.load().get(node) {
+                Some((addr, store)) => (addr.clone(), Some((*node, *store))),
+                None => return Err(ConnectError::UnknownNode(*node)),
+            },
+        };
+        match timeout(CONNECT_TIMEOUT, self.connect_to(&addr, meant, lane)).await {
+            Ok(result) => result,
+            Err(_) => Err(ConnectError::Timeout { addr }),
+        }
+    }
+
+    async fn connect_to(
+        self: &Arc<Self>,
+        addr: &str,
+        meant: Option<(NodeId, StoreId)>,
+        lane: Lane,
+    ) -> Result<Arc<Conn>, ConnectError> {
+        let io_error = |source| ConnectError::Io { addr: addr.into(), source };
+        let tcp = TcpStream::connect(addr).await.map_err(io_error)?;
+        tcp.set_nodelay(true).map_err(io_error)?;
+        let upgraded = upgrade(tcp, addr).await.ok_or_else(|| ConnectError::Protocol { addr: addr.into() })?;
+        let mut tcp = raw(upgraded).map_err(io_error)?;
+        let exchange = async {
+            hello::send(&mut tcp, &Hello::new((*self.identity()).clone(), meant, lane)).await?;
+            hello::receive::<Welcome>(&mut tcp).await?.map_err(HelloError::Refused)
+        };
+        let peer = exchange.await.map_err(|error| match error {
+            HelloError::Io(source) => ConnectError::Io { addr: addr.into(), source },
+            HelloError::Malformed => ConnectError::Protocol { addr: addr.into() },
+            HelloError::Refused(reason) => ConnectError::Refused { addr: addr.into(), reason },
+        })?;
+        let (read, write) = tcp.into_split();
+        Ok(Conn::start(peer, read, write, self.handler.clone()))
+    }
+
+    fn adopt(self: &Arc<Self>, peer: Peer, lane: Lane, conn: &Arc<Conn>) {
+        if let Some(node) = conn.peer().node {
+            self.gone.lock().remove(&node);
+        }
+        *self.slot(&peer, lane).current.lock() = Some(conn.clone());
+        if let (Peer::Node(node), Lane::Main) = (peer, lane) {
+            tokio::spawn(probe_when_closed(self.clone(), node, conn.clone()));
+        }
+    }
+
+    fn report_gone(&self, node: NodeId) {
+        let news = self.gone.lock().insert(node, Instant::now()).is_none();
+        if news {
+            tracing::info!(%node, "the process of a peer is gone");
+            // A full queue only means that elections wait for their ordinary timeout.
+            let _ = self.gone_reports.try_send(node);
+        }
+    }
+}
+
+/// When a connection breaks, finds out at once whether the process behind it is gone: then a new
+/// one is refused.
+async fn probe_when_closed(links: Arc<Links>, node: NodeId, conn: Arc<Conn>) {
+    conn.wait_closed().await;
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
+    // The result is what `connection` notes down about the node.
+    let _ = links.connection(&Peer::Node(node), Lane::Main, deadline).await;
+}
+
+async fn upgrade(tcp: TcpStream, addr: &str) -> Option<Upgraded> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.ok()?;
+    tokio::spawn(connection.with_upgrades());
+    let request = Request::get(PATH)
+        .header(HOST, addr)
+        .header(CONNECTION, "Upgrade")
+        .header(UPGRADE, PROTOCOL)
+        .body(Empty::<Bytes>::new())
+        .ok()?;
+    let response = sender.send_request(request).await.ok()?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return None;
+    }
+    hyper::upgrade::on(response).await.ok()
+}
+
+/// The socket under an upgraded connection.
+fn raw(upgraded: Upgraded) -> Result<TcpStream, io::Error> {
+    let parts = upgraded
+        .downcast::<TokioIo<TcpStream>>()
+        .map_err(|_| io::Error::other("the upgraded connection is not a plain TCP stream"))?;
+    // The greeting is read from the socket itself, so nothing of it may have been read before. The
+    // caller waits for the 101 before it speaks, and we wait for its greeting before we do.
+    if !parts.read_buf.is_empty() {
+        return Err(io::Error::other("the other side spoke before the upgrade was done"));
+    }
+    Ok(parts.io.into_inner())
+}

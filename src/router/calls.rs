@@ -1,0 +1,290 @@
+//! Calls between nodes above Raft: forwarded requests, and what coordinators and workers tell each
+//! other. Every body carries the time that is left, as clocks differ; every answer says what
+//! happened.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::time::Instant;
+
+use super::{ActiveWorker, Consistency, Served};
+use crate::{
+    command::{Answer, Query, Reply},
+    coordinator::status::Cluster,
+    error::Error,
+    ids::{ClusterId, Epoch, GroupId, NodeId, StoreId, WorkerId},
+    ring::map::Map,
+};
+
+/// What a call asks; the numbers below are Raft's own.
+pub mod method {
+    /// A write, forwarded to the shard's leader.
+    pub const WRITE: u8 = 16;
+    /// A query, forwarded to a replica.
+    pub const QUERY: u8 = 17;
+    /// A [`ClusterCall`](super::ClusterCall).
+    pub const CLUSTER: u8 = 18;
+}
+
+/// How much longer than the request's deadline a caller waits for a forwarded request's answer: the
+/// node that answers knows better what happened.
+pub const ANSWER_GRACE: Duration = Duration::from_millis(250);
+
+/// What nodes ask each other about the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClusterCall {
+    /// Whether the coordinator asked belongs to a group already. Answered by any coordinator.
+    Formed,
+    /// A worker wants to become, or says again that it is, a member.
+    Join {
+        /// Its name.
+        id: WorkerId,
+        /// Its store.
+        store: StoreId,
+        /// Where it listens.
+        addr: String,
+        /// Where it stands.
+        zone: Option<String>,
+    },
+    /// A member worker lives.
+    Heartbeat {
+        /// Its number.
+        node: NodeId,
+        /// The epoch of its map.
+        epoch: Epoch,
+        /// What it keeps.
+        held: Vec<Held>,
+    },
+    /// A newer map, from the coordinator's leader to everyone.
+    TakeMap(Box<Map>),
+    /// To a shard's leader: give the leadership to another voter.
+    Transfer {
+        /// The shard.
+        group: GroupId,
+        /// The new leader.
+        to: NodeId,
+    },
+    /// To a worker that belongs to no cluster: join the one of these coordinators.
+    Invite {
+        /// `host:port` of each.
+        coordinators: Vec<String>,
+    },
+    /// A worker that only pings.
+    Ping {
+        /// Its name.
+        id: WorkerId,
+        /// Where it listens.
+        addr: String,
+    },
+    /// The active workers.
+    Workers,
+    /// The whole state.
+    Status,
+    /// The wish that everything be moved off a worker, or that it stay.
+    Drain {
+        /// The worker.
+        id: WorkerId,
+        /// Whether it is to be emptied.
+        draining: bool,
+    },
+    /// Takes a worker out for good.
+    Remove {
+        /// The worker.
+        id: WorkerId,
+    },
+}
+
+/// A replica as its worker reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The shard.
+    pub group: GroupId,
+    /// What only its leader knows; `None` from followers.
+    pub leads: Option<Leads>,
+}
+
+/// A shard as its leader reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leads {
+    /// The leader's term: of two reports, the one of the higher term is true.
+    pub term: u64,
+    /// The last committed index.
+    pub commit: u64,
+    /// The last applied index.
+    pub applied: u64,
+    /// The size of the data, bytes, estimated.
+    pub bytes: u64,
+    /// Who votes.
+    pub voters: BTreeSet<NodeId>,
+    /// Who only listens.
+    pub learners: BTreeSet<NodeId>,
+    /// Log entries that the slowest member is behind.
+    pub behind: u64,
+}
+
+/// The answers to [`ClusterCall`]s.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClusterAnswer {
+    /// It was done.
+    Done,
+    /// How far the coordinator asked is.
+    Formed {
+        /// Whether its group has members: then nobody may found it again.
+        initialized: bool,
+        /// The cluster, if it knows one.
+        cluster: Option<ClusterId>,
+        /// Its store.
+        store: StoreId,
+    },
+    /// The worker is a member.
+    Joined {
+        /// Its number.
+        node: NodeId,
+        /// The map that has it.
+        map: Box<Map>,
+    },
+    /// The worker was heard.
+    Heard {
+        /// The map, where the worker's was older.
+        map: Option<Box<Map>>,
+        /// Replicas that it keeps and that no longer belong to their shard: to be wiped.
+        wipe: Vec<GroupId>,
+    },
+    /// The active workers.
+    Workers(Vec<ActiveWorker>),
+    /// The whole state.
+    Status(Box<Cluster>),
+}
+
+impl ClusterAnswer {
+    /// For calls that have nothing to return.
+    pub fn done(self) -> Result<(), Error> {
+        match self {
+            ClusterAnswer::Done => Ok(()),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// For an answer to something else than was asked, as a node of another version may give.
+    pub fn unexpected(self) -> Error {
+        Error::Unknown(format!("the coordinator gave an answer that does not fit: {self:?}"))
+    }
+}
+
+/// Encodes what this module and `command` define.
+pub fn encode<T: Serialize>(value: &T) -> Bytes {
+    postcard::to_stdvec(value).expect("plain data serializes and memory does not fail").into()
+}
+
+fn malformed() -> Error {
+    Error::Invalid("a message between nodes cannot be read: are all nodes of one version?".into())
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    postcard::from_bytes(bytes).map_err(|_| malformed())
+}
+
+fn left_ms(deadline: Instant) -> u32 {
+    u32::try_from(deadline.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u32::MAX)
+}
+
+fn take_deadline(body: &mut Bytes) -> Result<Instant, Error> {
+    if body.len() < 4 {
+        return Err(malformed());
+    }
+    Ok(Instant::now() + Duration::from_millis(u64::from(body.get_u32_le())))
+}
+
+/// A write: `left u32 | group u64 | command`.
+pub fn write(group: GroupId, deadline: Instant, command: &Bytes) -> Bytes {
+    let mut out = BytesMut::with_capacity(12 + command.len());
+    out.put_u32_le(left_ms(deadline));
+    out.put_u64_le(group.0);
+    out.extend_from_slice(command);
+    out.freeze()
+}
+
+/// Reads what [`write`] wrote.
+pub fn read_write(mut body: Bytes) -> Result<(GroupId, Instant, Bytes), Error> {
+    let deadline = take_deadline(&mut body)?;
+    if body.len() < 8 {
+        return Err(malformed());
+    }
+    let group = GroupId(body.get_u64_le());
+    Ok((group, deadline, body))
+}
+
+/// A query: `left u32 | (group, stale, query)`.
+pub fn query(group: GroupId, deadline: Instant, consistency: Consistency, query: &Query) -> Bytes {
+    timed(deadline, &(group, consistency == Consistency::Stale, query))
+}
+
+/// Reads what [`query`] wrote.
+pub fn read_query(mut body: Bytes) -> Result<(GroupId, Instant, Consistency, Query), Error> {
+    let deadline = take_deadline(&mut body)?;
+    let (group, stale, query) = decode(&body)?;
+    Ok((group, deadline, if stale { Consistency::Stale } else { Consistency::Linearizable }, query))
+}
+
+/// A call about the cluster: `left u32 | call`.
+pub fn cluster(deadline: Instant, call: &ClusterCall) -> Bytes {
+    timed(deadline, call)
+}
+
+/// Reads what [`cluster`] wrote.
+pub fn read_cluster(mut body: Bytes) -> Result<(Instant, ClusterCall), Error> {
+    let deadline = take_deadline(&mut body)?;
+    Ok((deadline, decode(&body)?))
+}
+
+fn timed<T: Serialize>(deadline: Instant, value: &T) -> Bytes {
+    let out = left_ms(deadline).to_le_bytes().to_vec();
+    postcard::to_extend(value, out).expect("plain data serializes and memory does not fail").into()
+}
+
+const OK: u8 = 0;
+const FAILED: u8 = 1;
+
+/// An answer that is bytes already: `0 | bytes`, or `1 | error`.
+pub fn seal(result: Result<Bytes, Error>) -> Bytes {
+    let (tag, body) = match result {
+        Ok(body) => (OK, body),
+        Err(error) => (FAILED, encode(&error)),
+    };
+    let mut out = BytesMut::with_capacity(1 + body.len());
+    out.put_u8(tag);
+    out.extend_from_slice(&body);
+    out.freeze()
+}
+
+/// Reads what [`seal`] wrote.
+pub fn open(mut answer: Bytes) -> Result<Bytes, Error> {
+    match answer.split_to(answer.len().min(1)).first() {
+        Some(&OK) => Ok(answer),
+        Some(&FAILED) => Err(decode(&answer)?),
+        _ => Err(malformed()),
+    }
+}
+
+/// What [`super::local::query`] answers, for the way back.
+pub fn encode_served(served: &Served) -> Bytes {
+    encode(&(&served.answer, served.staleness_ms))
+}
+
+/// Reads what [`encode_served`] wrote.
+pub fn decode_served(bytes: &[u8]) -> Result<Served, Error> {
+    let (answer, staleness_ms): (Answer, Option<u64>) = decode(bytes)?;
+    Ok(Served { answer, staleness_ms })
+}
+
+/// Reads a shard machine's reply. An empty one says that the command could not be read, which every
+/// replica found alike, so it was not applied.
+pub fn decode_reply(bytes: &[u8]) -> Result<Reply, Error> {
+    decode(bytes)
+}
+
+/// Reads the answer to a [`ClusterCall`].
+pub fn decode_cluster(bytes: &[u8]) -> Result<ClusterAnswer, Error> {
+    decode(bytes)
+}

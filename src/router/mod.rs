@@ -1,0 +1,453 @@
+//! The way of a client's request from any node to whoever can answer it: row → position → shard →
+//! leader, with a cached map, leader hints and bounded retries.
+//!
+//! What may be tried again: anything that is known not to have happened ([`Error::outcome`]), and
+//! every read. Never a write whose fate is unknown. All of it within the request's deadline.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::{AtomicU64, Ordering}},
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, join_all};
+use parking_lot::RwLock;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    command::{Answer, Command, Query, Reply},
+    consensus::host::Host,
+    coordinator::status::Cluster,
+    error::{Error, Outcome},
+    ids::{Epoch, GroupId, NodeId, Position, WorkerId},
+    peer::{CallError, Lane, Links, Peer},
+    ring::{map::{Indexed, Map}, partitioner},
+};
+
+pub mod calls;
+pub mod local;
+
+use calls::{ClusterAnswer, ClusterCall};
+
+/// The first wait before a request is tried again; doubled each time …
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+
+/// … up to this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// How fresh an answer must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistency {
+    /// It reflects every write acknowledged before the request came.
+    Linearizable,
+    /// Any replica may answer from what it has.
+    Stale,
+}
+
+/// Where a query goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// To the shard of a row.
+    Row(&'a str),
+    /// To a shard by its number (scans, lists of tables).
+    Group(GroupId),
+}
+
+/// An answer and how old it may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// The answer.
+    pub answer: Answer,
+    /// For stale reads, where known: an upper bound of the answer's age in milliseconds.
+    pub staleness_ms: Option<u64>,
+}
+
+/// Where a row lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// Its position on the ring.
+    pub position: Position,
+    /// The shard.
+    pub group: GroupId,
+    /// The worker believed to lead it.
+    pub leader: Option<NodeId>,
+    /// The workers that keep it, the primary first.
+    pub replicas: Vec<NodeId>,
+}
+
+/// An active worker, as `/workers` lists it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ActiveWorker {
+    /// Its name.
+    pub id: WorkerId,
+    /// `host:port`.
+    pub addr: String,
+}
+
+/// How this node answers calls about the cluster itself; only a coordinator that leads does.
+pub trait Coordination: Send + Sync {
+    /// Answers, or says who leads.
+    fn answer(&self, call: ClusterCall, deadline: Instant) -> BoxFuture<'_, Result<ClusterAnswer, Error>>;
+}
+
+/// Routes requests; cheap to clone.
+#[derive(Clone)]
+pub struct Router(Arc<Inner>);
+
+struct Inner {
+    host: Arc<Host>,
+    links: Arc<Links>,
+    me: AtomicU64,
+    coordination: Arc<dyn Coordination>,
+    map: ArcSwapOption<Indexed>,
+    epoch: watch::Sender<Epoch>,
+    leaders: RwLock<HashMap<GroupId, NodeId>>,
+    /// Coordinators to ask before there is a map, and the one that answered last.
+    seeds: RwLock<Vec<Peer>>,
+    coordinator: RwLock<Option<Peer>>,
+}
+
+impl Router {
+    /// A router without a map.
+    pub fn new(host: Arc<Host>, links: Arc<Links>, coordination: Arc<dyn Coordination>) -> Self {
+        Self(Arc::new(Inner {
+            host,
+            links,
+            me: AtomicU64::new(0),
+            coordination,
+            map: ArcSwapOption::empty(),
+            epoch: watch::Sender::new(Epoch(0)),
+            leaders: RwLock::default(),
+            seeds: RwLock::default(),
+            coordinator: RwLock::default(),
+        }))
+    }
+
+    /// Which node this is, once it has a number.
+    pub fn set_me(&self, me: NodeId) {
+        self.0.me.store(me.0, Ordering::Relaxed);
+    }
+
+    /// Where to look for coordinators while there is no map.
+    pub fn set_seeds(&self, seeds: Vec<Peer>) {
+        *self.0.seeds.write() = seeds;
+    }
+
+    /// Takes a newer map, and tells whether it was newer; an older one is ignored.
+    pub fn set_map(&self, map: Map) -> bool {
+        let epoch = map.epoch;
+        self.0.epoch.send_if_modified(|current| {
+            if self.0.map.load().is_some() && epoch <= *current {
+                return false;
+            }
+            self.0.map.store(Some(Arc::new(Indexed::new(map))));
+            *current = epoch;
+            true
+        })
+    }
+
+    /// The epoch of this node's map, as it changes.
+    pub fn epochs(&self) -> watch::Receiver<Epoch> {
+        self.0.epoch.subscribe()
+    }
+
+    /// This node's copy of the map; `None` before it has one.
+    pub fn map(&self) -> Option<Arc<Indexed>> {
+        self.0.map.load_full()
+    }
+
+    /// Where a row lives, by this node's map; `None` before the cluster has shards.
+    pub fn locate(&self, row: &str) -> Option<Located> {
+        let map = self.map()?;
+        let position = partitioner::position(map.settings.partitioner, row);
+        let (_, shard) = map.shard_at(position)?;
+        Some(Located {
+            position,
+            group: shard.group,
+            leader: self.leader_of(shard.group),
+            replicas: shard.replicas.clone(),
+        })
+    }
+
+    /// Whom this node believes to lead a shard.
+    pub fn leader_of(&self, group: GroupId) -> Option<NodeId> {
+        let local = self.0.host.get(group).and_then(|group| group.leader());
+        local.or_else(|| self.0.leaders.read().get(&group).copied())
+    }
+
+    /// Proposes `command` to the shard of its first write's row. The caller makes sure that all of
+    /// its rows lie in one shard ([`Router::locate`]).
+    pub async fn write(&self, command: Command, deadline: Instant) -> Result<Reply, Error> {
+        let Some(first) = command.writes.first() else {
+            return Err(Error::Invalid("a command needs at least one write".into()));
+        };
+        let body: Bytes = calls::encode(&command);
+        let row = first.row.clone();
+        let reply = self
+            .attempt(Target::Row(&row), deadline, async |group, epoch, node| {
+                if node.0 == self.0.me.load(Ordering::Relaxed) {
+                    local::write(&self.0.host, group, epoch, body.clone(), deadline).await
+                } else {
+                    let call = calls::write(group, deadline, &body);
+                    self.call(&Peer::Node(node), calls::method::WRITE, call, deadline).await
+                }
+            })
+            .await?;
+        calls::decode_reply(&reply)
+    }
+
+    /// Asks one shard.
+    pub async fn query(
+        &self,
+        target: Target<'_>,
+        query: Query,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> Result<Served, Error> {
+        if consistency == Consistency::Stale
+            && let Some(served) = self.query_here(target, &query, deadline).await
+        {
+            return Ok(served);
+        }
+        self.attempt(target, deadline, async |group, epoch, node| {
+            if node.0 == self.0.me.load(Ordering::Relaxed) {
+                return local::query(&self.0.host, group, epoch, query.clone(), consistency, deadline).await;
+            }
+            let call = calls::query(group, deadline, consistency, &query);
+            let answer = self.call(&Peer::Node(node), calls::method::QUERY, call, deadline).await;
+            // A read has no effect, so it may be asked again whatever became of it.
+            let answer = answer.map_err(|error| match error.outcome() {
+                Outcome::None => error,
+                Outcome::Unknown => Error::Unavailable(error.to_string()),
+            })?;
+            calls::decode_served(&answer)
+        })
+        .await
+    }
+
+    /// Whether any shard has a cell in this table, asked of any replica.
+    pub async fn table_exists(&self, table: &str, deadline: Instant) -> Result<bool, Error> {
+        let map = self.map().ok_or_else(no_shards)?;
+        let asked = map.shards.values().map(|shard| {
+            let query = Query::HasTable { table: table.to_owned() };
+            self.query(Target::Group(shard.group), query, Consistency::Stale, deadline)
+        });
+        let mut failed = None;
+        for answer in join_all(asked).await {
+            match answer {
+                Ok(Served { answer: Answer::HasTable(true), .. }) => return Ok(true),
+                Ok(_) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(false), Err)
+    }
+
+    /// Asks the coordinator that leads.
+    pub async fn coordinate(&self, call: ClusterCall, deadline: Instant) -> Result<ClusterAnswer, Error> {
+        let mut pause = FIRST_PAUSE;
+        let mut last = Error::Unavailable("no coordinator answers".into());
+        let mut turn = 0;
+        while Instant::now() < deadline {
+            match self.0.coordination.answer(call.clone(), deadline).await {
+                Err(Error::NotLeader { leader: Some(leader) }) if leader.0 != self.0.me.load(Ordering::Relaxed) => {
+                    *self.0.coordinator.write() = Some(Peer::Node(leader));
+                }
+                Err(Error::NotLeader { .. }) => {}
+                result => return result,
+            }
+            let hint = self.0.coordinator.read().clone();
+            let peer = match hint {
+                Some(peer) => peer,
+                None => match self.nth_coordinator(turn) {
+                    Some(peer) => peer,
+                    None => break,
+                },
+            };
+            turn += 1;
+            match self.ask_coordinator(&peer, &call, deadline).await {
+                Err(Error::NotLeader { leader: Some(leader) }) if Peer::Node(leader) != peer => {
+                    *self.0.coordinator.write() = Some(Peer::Node(leader));
+                    continue;
+                }
+                Err(error @ (Error::NotLeader { .. } | Error::Unavailable(_))) => {
+                    *self.0.coordinator.write() = None;
+                    if !matches!(error, Error::NotLeader { .. }) {
+                        last = error;
+                    }
+                }
+                result => {
+                    *self.0.coordinator.write() = Some(peer);
+                    return result;
+                }
+            }
+            pause = rest(pause, deadline).await;
+        }
+        Err(last)
+    }
+
+    /// Asks one coordinator, whoever leads.
+    pub async fn ask_coordinator(
+        &self,
+        peer: &Peer,
+        call: &ClusterCall,
+        deadline: Instant,
+    ) -> Result<ClusterAnswer, Error> {
+        let body = calls::cluster(deadline, call);
+        let answer = self.call(peer, calls::method::CLUSTER, body, deadline).await?;
+        calls::decode_cluster(&answer)
+    }
+
+    /// Registers or renews a worker that only pings.
+    pub async fn ping(&self, id: WorkerId, addr: String, deadline: Instant) -> Result<(), Error> {
+        self.coordinate(ClusterCall::Ping { id, addr }, deadline).await?.done()
+    }
+
+    /// The active workers, by id.
+    pub async fn workers(&self, deadline: Instant) -> Result<Vec<ActiveWorker>, Error> {
+        match self.coordinate(ClusterCall::Workers, deadline).await? {
+            ClusterAnswer::Workers(workers) => Ok(workers),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// The state of the whole cluster, as `GET /cluster` shows it.
+    pub async fn cluster(&self, deadline: Instant) -> Result<Cluster, Error> {
+        match self.coordinate(ClusterCall::Status, deadline).await? {
+            ClusterAnswer::Status(cluster) => Ok(*cluster),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// Sets or clears the wish that everything be moved off a worker.
+    pub async fn drain(&self, id: WorkerId, draining: bool, deadline: Instant) -> Result<(), Error> {
+        self.coordinate(ClusterCall::Drain { id, draining }, deadline).await?.done()
+    }
+
+    /// Takes a worker out for good.
+    pub async fn remove(&self, id: WorkerId, deadline: Instant) -> Result<(), Error> {
+        self.coordinate(ClusterCall::Remove { id }, deadline).await?.done()
+    }
+
+    /// Tries the replicas of a shard, the leader first, until one answers or the deadline comes.
+    async fn attempt<T>(
+        &self,
+        target: Target<'_>,
+        deadline: Instant,
+        send: impl AsyncFn(GroupId, Epoch, NodeId) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut pause = FIRST_PAUSE;
+        let mut tried = 0;
+        let mut last = no_shards();
+        let mut failed = None;
+        loop {
+            let mut epochs = self.epochs();
+            let epoch = *epochs.borrow_and_update();
+            if let Some((group, replicas)) = self.replicas(target)? {
+                // Where nobody is known to lead, or the leader does not answer, all are asked in turn.
+                let hint = self.leader_of(group).filter(|id| replicas.contains(id) && failed != Some(*id));
+                let node = hint.unwrap_or_else(|| replicas[tried % replicas.len()]);
+                match send(group, epoch, node).await {
+                    Err(Error::NotLeader { leader }) => {
+                        let news = leader.filter(|leader| *leader != node);
+                        self.note_leader(group, news);
+                        if news.is_some() && tried < replicas.len() {
+                            tried += 1;
+                            continue;
+                        }
+                        last = Error::Unavailable("the shard has no leader".into());
+                    }
+                    Err(Error::NotHere { .. }) => {
+                        self.note_leader(group, None);
+                        last = Error::Unavailable("the shard is moving".into());
+                    }
+                    Err(error @ Error::Unavailable(_)) => {
+                        self.note_leader(group, None);
+                        failed = Some(node);
+                        last = error;
+                    }
+                    Ok(value) => {
+                        self.note_leader(group, Some(node));
+                        return Ok(value);
+                    }
+                    Err(error) => return Err(error),
+                }
+                tried += 1;
+            }
+            if Instant::now() + pause >= deadline {
+                return Err(last);
+            }
+            // A newer map may know better at once.
+            let _ = timeout_at(Instant::now() + pause, epochs.changed()).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// The shard that a target means and who should have it; `None` while there are no shards.
+    fn replicas(&self, target: Target<'_>) -> Result<Option<(GroupId, Vec<NodeId>)>, Error> {
+        let map = self.0.map.load();
+        let Some(map) = map.as_ref() else { return Ok(None) };
+        let shard = match target {
+            Target::Row(row) => map.shard_at(partitioner::position(map.settings.partitioner, row)),
+            Target::Group(group) => {
+                Some(map.shard(group).ok_or_else(|| Error::NotFound(format!("there is no shard {group}")))?)
+            }
+        };
+        let placed = shard.filter(|(_, shard)| !shard.replicas.is_empty());
+        Ok(placed.map(|(_, shard)| (shard.group, shard.replicas.clone())))
+    }
+
+    async fn query_here(&self, target: Target<'_>, query: &Query, deadline: Instant) -> Option<Served> {
+        let (group, _) = self.replicas(target).ok()??;
+        let epoch = *self.0.epoch.borrow();
+        local::query(&self.0.host, group, epoch, query.clone(), Consistency::Stale, deadline).await.ok()
+    }
+
+    fn note_leader(&self, group: GroupId, leader: Option<NodeId>) {
+        if self.0.leaders.read().get(&group).copied() == leader {
+            return;
+        }
+        let mut leaders = self.0.leaders.write();
+        match leader {
+            Some(leader) => leaders.insert(group, leader),
+            None => leaders.remove(&group),
+        };
+    }
+
+    async fn call(&self, peer: &Peer, method: u8, body: Bytes, deadline: Instant) -> Result<Bytes, Error> {
+        let answer = self.0.links.call(peer, Lane::Main, method, body, deadline + calls::ANSWER_GRACE).await;
+        match answer {
+            Ok(answer) => calls::open(answer),
+            Err(CallError::NotSent(why)) => Err(Error::Unavailable(why)),
+            Err(CallError::Busy) => Err(Error::Busy("requests on the stream to the shard's leader".into())),
+            Err(error @ (CallError::Broken | CallError::Timeout)) => Err(Error::Unknown(error.to_string())),
+        }
+    }
+
+    fn nth_coordinator(&self, turn: usize) -> Option<Peer> {
+        let me = NodeId(self.0.me.load(Ordering::Relaxed));
+        let mut peers: Vec<Peer> = match self.map() {
+            Some(map) => map.coordinators.keys().filter(|id| **id != me).map(|id| Peer::Node(*id)).collect(),
+            None => Vec::new(),
+        };
+        if peers.is_empty() {
+            peers = self.0.seeds.read().clone();
+        }
+        (!peers.is_empty()).then(|| peers[turn % peers.len()].clone())
+    }
+}
+
+fn no_shards() -> Error {
+    Error::Unavailable("the cluster has no shards yet: it needs a coordinator and a worker".into())
+}
+
+/// Waits a little longer each time, never past the deadline.
+async fn rest(pause: Duration, deadline: Instant) -> Duration {
+    tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
+    (pause * 2).min(LONGEST_PAUSE)
+}
