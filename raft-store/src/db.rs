@@ -35,8 +35,8 @@ pub(crate) struct Engines {
     /// Where such files are written.
     pub(crate) snapshot_dir: PathBuf,
     pub(crate) in_memory: bool,
-    /// Held as long as the store is open.
-    _lock: Option<File>,
+    /// Held as long as anything of the store is open.
+    pub(crate) lock: Option<Arc<File>>,
 }
 
 impl Engines {
@@ -82,7 +82,7 @@ impl Engines {
             cache,
             snapshot_dir,
             in_memory,
-            _lock: lock,
+            lock: lock.map(Arc::new),
         })
     }
 }
