@@ -145,6 +145,13 @@ impl Worker {
 }
 
 fn run(config: Node, pid_file: Option<PathBuf>) -> Result<(), Failure> {
+    // A task that panics would leave its group, or the store, half alive: no node is better than
+    // such a one. (The release profile aborts by itself.)
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
     let pid_file = pid_file
         .map(|path| {
             let adopted = PidFile::adopt(&path);

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::Node;
 use crate::{
     error::Error,
-    http::{Identity, Joining, NodeInfo, PeerStream, Role},
+    http::{Identity, Joining, NodeInfo, PeerStream},
     peer::Peer,
     router::calls::ClusterCall,
 };
