@@ -13,4 +13,3 @@ pub mod view;
 
 mod dedup;
 mod meta;
-

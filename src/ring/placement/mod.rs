@@ -60,7 +60,8 @@ impl Default for Policy {
 /// arcs are drawn, each [`Shard::UNNUMBERED`]. Without eligible workers nothing changes.
 pub fn next(map: &Map, eligible: &BTreeSet<NodeId>, policy: &Policy) -> Map {
     let mut next = map.clone();
-    let workers: Vec<NodeId> = eligible.iter().filter(|node| map.workers.contains_key(node)).copied().collect();
+    let workers: Vec<NodeId> =
+        eligible.iter().filter(|node| map.workers.contains_key(node)).copied().collect();
     if workers.is_empty() {
         return next;
     }
@@ -75,7 +76,12 @@ pub fn next(map: &Map, eligible: &BTreeSet<NodeId>, policy: &Policy) -> Map {
     choose_primaries(&mut work, policy);
     for (shard, slot) in next.shards.values_mut().zip(&work.slots) {
         if !slot.fixed {
-            shard.replicas = slot.replicas.iter().map(|worker| work.nodes[*worker]).chain(slot.gone.iter().copied()).collect();
+            shard.replicas = slot
+                .replicas
+                .iter()
+                .map(|worker| work.nodes[*worker])
+                .chain(slot.gone.iter().copied())
+                .collect();
         }
     }
     next

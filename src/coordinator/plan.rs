@@ -1,0 +1,274 @@
+//! What to do next, from the map and from what was heard: same input, same steps.
+//!
+//! A plan changes only the map. The leader of a shard makes its Raft membership equal to the map's
+//! replicas by itself (add a learner, wait until it has caught up, joint change), so a change of the
+//! coordinators' leader in between loses nothing: what is under way is where voters and map differ.
+//!
+//! Never planned: a change of a shard that is not formed, that has no leader, whose last change is
+//! still under way, or whose new members could not serve it.
+//!
+//! [`steps`] costs O(shards · log): it is for the moments when something has changed (the map, a
+//! worker's activity, a shard's leader or voters), not for every tick.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    command::Command,
+    observed::{Observed, ShardSeen},
+};
+use crate::{
+    ids::{GroupId, NodeId, Position},
+    ring::{
+        map::{Map, Shard},
+        placement,
+    },
+};
+
+/// How long the first worker waits for others before shards are made on fewer than `replication`,
+/// milliseconds: one coordinator and one worker are a cluster, and of several that start together
+/// none should have to be copied to afterwards.
+pub const FORMATION_GRACE_MS: u64 = 3_000;
+
+/// The bounds of what happens at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// How replicas are placed.
+    pub placement: placement::Policy,
+    /// The most shards that change their members at the same time.
+    pub moves_max: usize,
+    /// The most of them that a worker takes part in, be it as leader, as old or as new member.
+    pub moves_per_worker_max: usize,
+    /// The most leaderships handed to their primaries by one call.
+    pub transfers_max: usize,
+    /// The most shards that one command changes.
+    pub changes_max: usize,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            placement: placement::Policy::default(),
+            moves_max: 64,
+            moves_per_worker_max: 4,
+            transfers_max: 4,
+            changes_max: 1_024,
+        }
+    }
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Propose this to the coordinator group.
+    Propose(Command),
+    /// Ask the leader of a shard to hand it to its primary.
+    TransferLeader {
+        /// The shard.
+        group: GroupId,
+        /// Its primary.
+        to: NodeId,
+    },
+}
+
+/// The next steps; none, if all is as it should be or under way.
+pub fn steps(map: &Map, policy: &Policy, observed: &Observed) -> Vec<Step> {
+    if map.shards.is_empty() {
+        return first_shards(map, policy, observed).map(Step::Propose).into_iter().collect();
+    }
+    let plan = Plan { map, policy, observed };
+    let formed: Vec<GroupId> = plan.newly_formed();
+    if !formed.is_empty() {
+        // A placement made beside it would be for an epoch that this ends.
+        return vec![Step::Propose(Command::Formed { groups: formed })];
+    }
+    let changes = plan.changes();
+    let changed: BTreeSet<Position> = changes.iter().map(|(start, _)| *start).collect();
+    let mut steps = Vec::new();
+    if !changes.is_empty() {
+        steps.push(Step::Propose(Command::Place { epoch: map.epoch, shards: changes }));
+    }
+    steps.extend(plan.transfers(&changed));
+    steps
+}
+
+/// The first shards, once there are workers for all copies, or the first has waited long enough.
+fn first_shards(map: &Map, policy: &Policy, observed: &Observed) -> Option<Command> {
+    let is_ready = |node: &&NodeId| is_active(observed, **node) && !map.workers[*node].draining;
+    let workers: BTreeSet<NodeId> = map.workers.keys().filter(is_ready).copied().collect();
+    let enough = workers.len() >= map.settings.replication as usize;
+    if !enough && observed.first_worker_waited_ms < FORMATION_GRACE_MS {
+        return None;
+    }
+    let placed = placement::next(map, &workers, &policy.placement);
+    let shards: Vec<(Position, Shard)> = placed.shards.into_iter().collect();
+    (!shards.is_empty()).then_some(Command::Place { epoch: map.epoch, shards })
+}
+
+pub(super) fn is_active(observed: &Observed, node: NodeId) -> bool {
+    observed.workers.get(&node).is_some_and(|worker| worker.active)
+}
+
+/// Whether a shard's members are not yet, or not any more, those of the map.
+pub(super) fn is_moving(shard: &Shard, seen: &ShardSeen) -> bool {
+    let voters: BTreeSet<NodeId> = seen.voters.iter().copied().collect();
+    let replicas: BTreeSet<NodeId> = shard.replicas.iter().copied().collect();
+    voters != replicas
+}
+
+struct Plan<'p> {
+    map: &'p Map,
+    policy: &'p Policy,
+    observed: &'p Observed,
+}
+
+/// A change of a shard's members.
+struct Move {
+    /// Repair before draining before balance.
+    urgency: u8,
+    start: Position,
+    /// Whom it burdens.
+    takes_part: BTreeSet<NodeId>,
+}
+
+impl Plan<'_> {
+    /// A group that has a leader was initialised.
+    fn newly_formed(&self) -> Vec<GroupId> {
+        let has_leader = |group| self.seen(group).is_some_and(|seen| seen.leader.is_some());
+        let shards = self.map.shards.values();
+        shards.filter(|shard| !shard.formed && has_leader(shard.group)).map(|shard| shard.group).collect()
+    }
+
+    fn seen(&self, group: GroupId) -> Option<&ShardSeen> {
+        self.observed.shards.get(&group)
+    }
+
+    /// A shard that can be changed now: formed, with a leader that is alive, and no change under way.
+    fn settled(&self, shard: &Shard) -> Option<NodeId> {
+        let seen = self.seen(shard.group)?;
+        let leader = seen.leader.filter(|leader| is_active(self.observed, *leader))?;
+        (shard.formed && !is_moving(shard, seen)).then_some(leader)
+    }
+
+    /// Whose replicas stay: workers that are active or may soon be so again.
+    fn eligible(&self) -> BTreeSet<NodeId> {
+        let replace_after_ms = self.map.settings.replace_after_ms;
+        let stays = |node: &NodeId| {
+            let seen = self.observed.workers.get(node);
+            seen.is_none_or(|worker| worker.active || worker.silent_for_ms < replace_after_ms)
+        };
+        let workers = self.map.workers.iter();
+        workers.filter(|(node, worker)| !worker.draining && stays(node)).map(|(node, _)| *node).collect()
+    }
+
+    fn changes(&self) -> Vec<(Position, Shard)> {
+        let eligible = self.eligible();
+        let target = placement::next(self.map, &eligible, &self.policy.placement);
+        let differs = |(start, shard): &(&Position, &Shard)| target.shards[*start] != **shard;
+        let different: Vec<Position> =
+            self.map.shards.iter().filter(differs).map(|(start, _)| *start).collect();
+        if different.is_empty() {
+            return Vec::new();
+        }
+        let (mut burden, under_way) = self.under_way();
+        let mut moves: Vec<Move> =
+            different.iter().filter_map(|start| self.as_move(*start, &target, &eligible)).collect();
+        moves.sort_by_key(|a_move| (a_move.urgency, a_move.start));
+        let mut chosen = Vec::new();
+        for a_move in moves {
+            let room = self.policy.moves_max.saturating_sub(under_way + chosen.len());
+            if room == 0 || chosen.len() >= self.policy.changes_max {
+                break;
+            }
+            let is_free = |node: &NodeId| {
+                burden.get(node).is_none_or(|count| *count < self.policy.moves_per_worker_max)
+            };
+            if a_move.takes_part.iter().all(is_free) {
+                for node in &a_move.takes_part {
+                    *burden.entry(*node).or_default() += 1;
+                }
+                chosen.push(a_move.start);
+            }
+        }
+        if chosen.is_empty() && under_way == 0 {
+            // Who is the primary is settled last: it depends on where everything ends up.
+            let reordered = |start: &Position| {
+                is_same_set(&self.map.shards[start].replicas, &target.shards[start].replicas)
+            };
+            chosen = different.into_iter().filter(reordered).take(self.policy.changes_max).collect();
+        }
+        chosen.into_iter().map(|start| (start, target.shards[&start].clone())).collect()
+    }
+
+    /// How many changes each worker takes part in, and how many there are.
+    fn under_way(&self) -> (BTreeMap<NodeId, usize>, usize) {
+        let mut burden: BTreeMap<NodeId, usize> = BTreeMap::new();
+        let mut count = 0;
+        for shard in self.map.shards.values() {
+            let Some(seen) = self.seen(shard.group) else { continue };
+            if !shard.formed || seen.leader.is_none() || !is_moving(shard, seen) {
+                continue;
+            }
+            count += 1;
+            let takes_part = difference(&seen.voters, &shard.replicas).into_iter().chain(seen.leader);
+            for node in takes_part.collect::<BTreeSet<_>>() {
+                *burden.entry(node).or_default() += 1;
+            }
+        }
+        (burden, count)
+    }
+
+    /// The change of a shard's members that the target asks for, if it can happen now.
+    fn as_move(&self, start: Position, target: &Map, eligible: &BTreeSet<NodeId>) -> Option<Move> {
+        let (from, to) = (&self.map.shards[&start], &target.shards[&start]);
+        if is_same_set(&from.replicas, &to.replicas) {
+            return None;
+        }
+        let leader = self.settled(from)?;
+        let is_active = |node: &&NodeId| is_active(self.observed, **node);
+        let added = || to.replicas.iter().filter(|node| !from.replicas.contains(node));
+        let can_serve = to.replicas.iter().filter(is_active).count() > to.replicas.len() / 2;
+        if !can_serve || !added().all(|node| is_active(&node)) {
+            return None;
+        }
+        let is_draining = |node: &NodeId| self.map.workers.get(node).is_some_and(|worker| worker.draining);
+        let gone = |node: &&NodeId| !eligible.contains(node) && !is_draining(node);
+        let is_repair =
+            from.replicas.iter().any(|node| gone(&node)) || to.replicas.len() > from.replicas.len();
+        let urgency = match from.replicas.iter().any(is_draining) {
+            _ if is_repair => 0,
+            true => 1,
+            false => 2,
+        };
+        let takes_part = difference(&from.replicas, &to.replicas).into_iter().chain([leader]).collect();
+        Some(Move { urgency, start, takes_part })
+    }
+
+    /// Leaderships that are not where they should be, and can go there now.
+    fn transfers(&self, changed: &BTreeSet<Position>) -> Vec<Step> {
+        let mut transfers = Vec::new();
+        for (start, shard) in &self.map.shards {
+            if transfers.len() >= self.policy.transfers_max {
+                break;
+            }
+            let Some(primary) = shard.replicas.first().filter(|node| is_active(self.observed, **node)) else {
+                continue;
+            };
+            if !changed.contains(start) && self.settled(shard).is_some_and(|leader| leader != *primary) {
+                transfers.push(Step::TransferLeader { group: shard.group, to: *primary });
+            }
+        }
+        transfers
+    }
+}
+
+fn is_same_set(a: &[NodeId], b: &[NodeId]) -> bool {
+    a.len() == b.len() && a.iter().all(|node| b.contains(node))
+}
+
+/// Those that are in one of the two only.
+fn difference(a: &[NodeId], b: &[NodeId]) -> BTreeSet<NodeId> {
+    let only = |these: &[NodeId], others: &[NodeId]| -> Vec<NodeId> {
+        these.iter().filter(|node| !others.contains(node)).copied().collect()
+    };
+    only(a, b).into_iter().chain(only(b, a)).collect()
+}
