@@ -13,3 +13,6 @@ pub mod view;
 
 mod dedup;
 mod meta;
+
+#[cfg(test)]
+mod bounds_test;
