@@ -86,7 +86,10 @@ fn reads_of_a_command_are_bounded() {
     let command = Command { writes: writes(&[&with_put, &seven, &[get("7")]]), retry: None };
     let Reply::Done(written) = shard.apply(&command, 0) else { panic!() };
     assert_eq!(written[0], Written::TooLarge);
-    assert!(matches!(&written[1], Written::Applied { results, .. } if results.len() == 7), "nothing was used up");
+    assert!(
+        matches!(&written[1], Written::Applied { results, .. } if results.len() == 7),
+        "nothing was used up"
+    );
     assert_eq!(written[2], Written::TooLarge, "the bound is the command's, and the put did not happen");
 }
 
@@ -195,8 +198,13 @@ fn remembered_answers_are_bounded_in_number_and_age() {
     let most = MAX_ANSWERS as usize;
     assert_eq!(answers(&shard), (most, most));
     shard.apply(&command("r", vec![put("c".to_owned(), Bytes::new(), None)]), 0);
-    let deleted = |cells| Reply::Done(vec![Written::Applied { version: cells + 1, results: vec![OpResult::Deleted(cells)] }]);
-    assert_eq!(shard.apply(&ask(MAX_ANSWERS), 0), Reply::Done(vec![Written::Applied { version: 0, results: vec![OpResult::Deleted(0)] }]));
+    let deleted = |cells| {
+        Reply::Done(vec![Written::Applied { version: cells + 1, results: vec![OpResult::Deleted(cells)] }])
+    };
+    assert_eq!(
+        shard.apply(&ask(MAX_ANSWERS), 0),
+        Reply::Done(vec![Written::Applied { version: 0, results: vec![OpResult::Deleted(0)] }])
+    );
     assert_eq!(shard.apply(&ask(4), 0), deleted(1), "the oldest were forgotten");
     shard.apply(&nothing(), super::dedup::ANSWER_AGE_MS);
     assert_eq!(answers(&shard), (most - FORGET_MAX, most - FORGET_MAX));

@@ -204,9 +204,8 @@ fn column() -> impl Strategy<Value = String> {
 fn value() -> impl Strategy<Value = Value> {
     let ttl = prop_oneof![3 => Just(None), 2 => (0u64..300).prop_map(Some), 1 => Just(Some(u64::MAX))];
     let content_type = prop::option::of(Just("text/plain".to_owned()));
-    (prop::collection::vec(any::<u8>(), 0..9), content_type, ttl).prop_map(|(bytes, content_type, ttl_ms)| {
-        Value { bytes: bytes.into(), content_type, ttl_ms }
-    })
+    (prop::collection::vec(any::<u8>(), 0..9), content_type, ttl)
+        .prop_map(|(bytes, content_type, ttl_ms)| Value { bytes: bytes.into(), content_type, ttl_ms })
 }
 
 fn condition() -> impl Strategy<Value = Condition> {
@@ -230,8 +229,11 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 fn write() -> impl Strategy<Value = Write> {
-    let op = (table(), action(), condition())
-        .prop_map(|(table, action, condition)| RowOp { table, action, condition });
+    let op = (table(), action(), condition()).prop_map(|(table, action, condition)| RowOp {
+        table,
+        action,
+        condition,
+    });
     (row(), prop::collection::vec(op, 1..4)).prop_map(|(row, ops)| Write { row, ops })
 }
 
@@ -245,10 +247,23 @@ fn scan() -> impl Strategy<Value = Scan> {
     let prefix = prop::sample::select(vec!["", "a", "aa", "aaaaaaaa", "x"]).prop_map(str::to_owned);
     (
         (table(), prefix, prop::option::of(row()), prop::option::of(row())),
-        (prop::option::of(column()), any::<bool>(), 1u32..5, prop_oneof![Just(1u32), Just(20), Just(1 << 20)]),
+        (
+            prop::option::of(column()),
+            any::<bool>(),
+            1u32..5,
+            prop_oneof![Just(1u32), Just(20), Just(1 << 20)],
+        ),
     )
-        .prop_map(|((table, prefix, from, to), (column, values, limit, max_bytes))| {
-            Scan { table, prefix, from, to, after: None, column, values, limit, max_bytes }
+        .prop_map(|((table, prefix, from, to), (column, values, limit, max_bytes))| Scan {
+            table,
+            prefix,
+            from,
+            to,
+            after: None,
+            column,
+            values,
+            limit,
+            max_bytes,
         })
 }
 
@@ -263,12 +278,7 @@ fn queries() -> impl Strategy<Value = Query> {
 }
 
 fn partitioner() -> impl Strategy<Value = Partitioner> {
-    prop::sample::select(vec![
-        Partitioner::Xxh3,
-        Partitioner::Md5,
-        Partitioner::Crc32,
-        Partitioner::Ordered,
-    ])
+    prop::sample::select(vec![Partitioner::Xxh3, Partitioner::Md5, Partitioner::Crc32, Partitioner::Ordered])
 }
 
 /// The clock of the leader that stamps an entry: mostly forward, sometimes back, rarely far ahead.

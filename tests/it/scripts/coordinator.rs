@@ -8,6 +8,7 @@
 //! map, status                              the map; what GET /cluster makes of it
 //!
 //! active NODE…, silent MS NODE…            what was heard of workers
+//! heard ID…                                of ids that only ping
 //! waited MS                                how long the first worker has waited
 //! lead NODE GROUP…                         who leads; voters and learners stay
 //! voters GROUP NODE,…, learners GROUP NODE,…, leaderless GROUP…
@@ -31,7 +32,7 @@ use quoring::{
         command::{Command, Reply},
         leave,
         machine::State,
-        observed::{Observed, ShardSeen, WorkerSeen},
+        observed::{Heartbeat, Observed, ShardSeen, WorkerSeen},
         plan::{self, Step},
         records::Changed,
         status,
@@ -79,7 +80,9 @@ impl Coordinators {
                 self.apply(&Command::Formed { groups })
             }
             "drain" => self.apply(&Command::Drain { worker: words.next().parse().unwrap(), draining: true }),
-            "undrain" => self.apply(&Command::Drain { worker: words.next().parse().unwrap(), draining: false }),
+            "undrain" => {
+                self.apply(&Command::Drain { worker: words.next().parse().unwrap(), draining: false })
+            }
             "remove" => self.apply(&Command::Remove { worker: words.next().parse().unwrap() }),
             "map" => self.show_map(),
             "status" => self.show_status(),
@@ -206,6 +209,12 @@ impl Coordinators {
                     self.observed.workers.insert(NodeId(node.parse().unwrap()), seen);
                 }
             }
+            "heard" => {
+                for id in words.rest() {
+                    let heartbeat = Heartbeat { active: true, last_ping: Some(At(self.at)) };
+                    self.observed.pinged.insert(id.parse().unwrap(), heartbeat);
+                }
+            }
             "lead" => {
                 let leader = NodeId(words.number());
                 for group in groups(words) {
@@ -330,7 +339,8 @@ impl Coordinators {
         }
         for (start, shard) in &map.shards {
             let formed = if shard.formed { "" } else { ", not formed" };
-            writeln!(shown, "shard {} at {start}: {}{formed}", shard.group, show_nodes(&shard.replicas)).unwrap();
+            writeln!(shown, "shard {} at {start}: {}{formed}", shard.group, show_nodes(&shard.replicas))
+                .unwrap();
         }
         for (id, pinged) in self.state.pinged() {
             writeln!(shown, "pinged: {id} at {}", pinged.addr).unwrap();
@@ -402,11 +412,14 @@ fn show_steps(steps: &[Step]) -> String {
             Step::Propose(Command::Place { epoch, shards }) => {
                 writeln!(shown, "place at epoch {epoch}:").unwrap();
                 for (start, shard) in shards {
-                    writeln!(shown, "  shard {} at {start}: {}", shard.group, show_nodes(&shard.replicas)).unwrap();
+                    writeln!(shown, "  shard {} at {start}: {}", shard.group, show_nodes(&shard.replicas))
+                        .unwrap();
                 }
             }
             Step::Propose(command) => writeln!(shown, "{command:?}").unwrap(),
-            Step::TransferLeader { group, to } => writeln!(shown, "transfer shard {group} to node {to}").unwrap(),
+            Step::TransferLeader { group, to } => {
+                writeln!(shown, "transfer shard {group} to node {to}").unwrap()
+            }
         }
     }
     if shown.is_empty() { "nothing to do\n".to_owned() } else { shown }

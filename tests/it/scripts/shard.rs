@@ -19,8 +19,8 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use bytes::Bytes;
 use quoring::{
     command::{
-        Action, Answer, At, Cell, Command, Condition, OpResult, Query, Reply, Retry, RowOp, Scan, Value, Write,
-        Written,
+        Action, Answer, At, Cell, Command, Condition, OpResult, Query, Reply, Retry, RowOp, Scan, Value,
+        Write, Written,
     },
     config::Partitioner,
     shard::{machine, query},
@@ -232,10 +232,13 @@ fn show_answer(answer: &Answer) -> String {
         Answer::Rows { rows, next } => {
             let mut shown = String::new();
             for row in rows {
-                writeln!(shown, "{:016x} {:?} {}", row.position, row.row, show_columns(&row.columns)).unwrap();
+                writeln!(shown, "{:016x} {:?} {}", row.position, row.row, show_columns(&row.columns))
+                    .unwrap();
             }
             match next {
-                Some((position, row)) => writeln!(shown, "more behind {position:016x}:{}", row.escape_debug()).unwrap(),
+                Some((position, row)) => {
+                    writeln!(shown, "more behind {position:016x}:{}", row.escape_debug()).unwrap()
+                }
                 None => writeln!(shown, "no more").unwrap(),
             }
             shown
