@@ -168,11 +168,35 @@ impl Plan<'_> {
         workers
     }
 
+    /// The map as it should become, of shards that can change now, and where it differs.
+    ///
+    /// What cannot change is held out of the placement: otherwise the others would be arranged around
+    /// changes that do not happen, differently each time.
+    fn target(&self) -> (Map, Vec<Position>) {
+        let is_held = |(_, shard): &(&Position, &Shard)| self.settled(shard).is_none();
+        let mut held: BTreeSet<Position> =
+            self.map.shards.iter().filter(is_held).map(|(start, _)| *start).collect();
+        let workers = self.workers();
+        loop {
+            let target = placement::next_around(self.map, &workers, &held, &self.policy.placement);
+            let differs = |(start, shard): &(&Position, &Shard)| target.shards[*start] != **shard;
+            let different: Vec<Position> =
+                self.map.shards.iter().filter(differs).map(|(start, _)| *start).collect();
+            let count = held.len();
+            held.extend(different.iter().filter(|start| !self.is_possible(**start, &target)));
+            if held.len() == count {
+                return (target, different);
+            }
+        }
+    }
+
+    fn is_possible(&self, start: Position, target: &Map) -> bool {
+        let (from, to) = (&self.map.shards[&start].replicas, &target.shards[&start].replicas);
+        is_same_set(from, to) || self.as_move(start, target).is_some()
+    }
+
     fn changes(&self) -> Vec<(Position, Shard)> {
-        let target = placement::next(self.map, &self.workers(), &self.policy.placement);
-        let differs = |(start, shard): &(&Position, &Shard)| target.shards[*start] != **shard;
-        let different: Vec<Position> =
-            self.map.shards.iter().filter(differs).map(|(start, _)| *start).collect();
+        let (target, different) = self.target();
         if different.is_empty() {
             return Vec::new();
         }

@@ -32,7 +32,7 @@ use self::{
     work::Work,
 };
 use crate::{
-    ids::NodeId,
+    ids::{NodeId, Position},
     ring::map::{Map, Shard, equal_arcs},
 };
 
@@ -75,6 +75,13 @@ impl Workers {
 /// A shard that is not formed is left alone. If there are no shards yet, `settings.shards` equal
 /// arcs are drawn, each [`Shard::UNNUMBERED`]. Without active workers nothing changes.
 pub fn next(map: &Map, workers: &Workers, policy: &Policy) -> Map {
+    next_around(map, workers, &BTreeSet::new(), policy)
+}
+
+/// The same, but the shards that begin at `held` cannot change now and are left alone like those
+/// that are not formed. What they keep counts, so that the others even it out, and a caller who
+/// takes only what it can change comes to an end.
+pub fn next_around(map: &Map, workers: &Workers, held: &BTreeSet<Position>, policy: &Policy) -> Map {
     let mut next = map.clone();
     let is_known = |node: &NodeId| map.workers.contains_key(node);
     if !workers.active.iter().any(is_known) {
@@ -85,7 +92,7 @@ pub fn next(map: &Map, workers: &Workers, policy: &Policy) -> Map {
         next.shards = equal_arcs(map.settings.shards).map(|start| (start, empty.clone())).collect();
     }
     let eligible: Vec<NodeId> = workers.active.union(&workers.silent).copied().filter(is_known).collect();
-    let mut work = Work::new(&next, &eligible, &workers.active, policy);
+    let mut work = Work::new(&next, &eligible, &workers.active, held, policy);
     work.fill();
     work.spread();
     work.even_out();

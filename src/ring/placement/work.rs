@@ -58,7 +58,13 @@ enum Zone {
 }
 
 impl Work {
-    pub(super) fn new(map: &Map, nodes: &[NodeId], active: &BTreeSet<NodeId>, policy: &Policy) -> Self {
+    pub(super) fn new(
+        map: &Map,
+        nodes: &[NodeId],
+        active: &BTreeSet<NodeId>,
+        held: &BTreeSet<Position>,
+        policy: &Policy,
+    ) -> Self {
         let index: BTreeMap<NodeId, usize> = nodes.iter().enumerate().map(|(i, node)| (*node, i)).collect();
         let (zones, sizes) = zones(map, nodes);
         let copies = nodes.len().min(map.settings.replication as usize);
@@ -76,7 +82,7 @@ impl Work {
                 .iter()
                 .filter(|node| !index.contains_key(node))
                 .partition(|node| is_draining(node));
-            let fixed = !shard.formed && !shard.replicas.is_empty();
+            let fixed = held.contains(start) || (!shard.formed && !shard.replicas.is_empty());
             slots.push(Slot { start: *start, replicas, draining, gone, fixed });
         }
         let shares = shares::shares(&sizes, slots.len() as u64, copies as u64);
