@@ -93,7 +93,7 @@ async fn up(launcher: &Launcher, options: UpOptions, in_background: bool) -> Res
         report("every shard has a leader");
     }
     if !in_background {
-        report(&show::urls(launcher.config()));
+        report(&show::urls(launcher.config(), options.wait || !options.detach));
     }
     let Some(started) = started.filter(|_| !options.detach) else { return Ok(()) };
     if !in_background {

@@ -190,6 +190,9 @@ impl Launcher {
             return Err(self.kept());
         }
         self.sort_out()?;
+        for warning in self.founding_warnings()? {
+            report(&warning);
+        }
         drop(turn);
         let path = self.config.data_dir.join("up.log");
         let log = File::options().create(true).append(true).open(&path);
