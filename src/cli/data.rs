@@ -115,7 +115,7 @@ impl Beside {
 )]
 pub(super) struct Put {
     /// KEY VALUE, or TABLE ROW COLUMN VALUE
-    #[arg(value_name = "NAME… VALUE", required = true, num_args = 2..=4, allow_negative_numbers = true)]
+    #[arg(value_name = "WORD", required = true, num_args = 2..=4, allow_negative_numbers = true)]
     words: Vec<OsString>,
     #[command(flatten)]
     beside: Beside,
@@ -138,7 +138,7 @@ impl Put {
 )]
 pub(super) struct Update {
     /// KEY VALUE, or TABLE ROW COLUMN VALUE
-    #[arg(value_name = "NAME… VALUE", required = true, num_args = 2..=4, allow_negative_numbers = true)]
+    #[arg(value_name = "WORD", required = true, num_args = 2..=4, allow_negative_numbers = true)]
     words: Vec<OsString>,
     #[command(flatten)]
     beside: Beside,

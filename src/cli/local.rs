@@ -14,7 +14,7 @@ use super::{
     nodes::{Signals, asked_to_stop},
     show,
 };
-use crate::launcher::{Ended, Launcher, UpOptions};
+use crate::launcher::{Ended, Launcher, Started, UpOptions};
 
 /// The default of `--config`.
 pub(super) const DEFAULT_CONFIG: &str = "cluster.toml";
@@ -93,7 +93,7 @@ async fn up(launcher: &Launcher, options: UpOptions, in_background: bool) -> Res
         report("every shard has a leader");
     }
     if !in_background {
-        report(&show::urls(launcher.config()));
+        report(&show::urls(launcher.config(), options.wait || started.as_ref().is_some_and(Started::ready)));
     }
     let Some(started) = started.filter(|_| !options.detach) else { return Ok(()) };
     if !in_background {

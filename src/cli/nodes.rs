@@ -179,7 +179,8 @@ fn run(config: Node, pid_file: Option<PathBuf>) -> Result<(), Failure> {
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    hang_up: Signal,
+    /// None under `nohup`, which asks for just that signal to be ignored.
+    hang_up: Option<Signal>,
 }
 
 impl Signals {
@@ -190,17 +191,31 @@ impl Signals {
         Ok(Signals {
             interrupt: on(SignalKind::interrupt())?,
             terminate: on(SignalKind::terminate())?,
-            hang_up: on(SignalKind::hangup())?,
+            hang_up: if ignores_hang_up() { None } else { Some(on(SignalKind::hangup())?) },
         })
     }
 
     pub(super) async fn next(&mut self) {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
-            _ = self.hang_up.recv() => {}
+            _ = hang_up => {}
         }
     }
+}
+
+/// Whether whoever started this process had it ignore SIGHUP. Listening for the signal would undo that.
+fn ignores_hang_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // A bit for each signal, the lowest for number 1, SIGHUP (proc_pid_status(5)).
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 /// Returns at the first signal; a second one ends the process at once, as a crash would.

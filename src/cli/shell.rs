@@ -140,7 +140,7 @@ fn piped(execute: impl Fn(&str) -> Result<Next, Failure>) -> Result<(), Failure>
             }
         }
     }
-    if failed == 0 { Ok(()) } else { Err(Failure::Failed(format!("{failed} commands failed"))) }
+    if failed == 0 { Ok(()) } else { Err(Failure::Failed(format!("commands that failed: {failed}"))) }
 }
 
 async fn execute(client: &Client, line: Line<'_>) -> Result<Next, Failure> {

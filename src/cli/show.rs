@@ -8,18 +8,19 @@ use crate::{
     launcher::Status,
 };
 
-/// What to try once a cluster is up.
-pub(super) fn urls(config: &Config) -> String {
+/// What to try, now or, where nobody has waited for it, once the nodes are ready.
+pub(super) fn urls(config: &Config, ready: bool) -> String {
     let coordinator = format!("http://127.0.0.1:{}", config.coordinators[0]);
     let first = config.workers.first().map_or(config.coordinators[0], |worker| worker.port);
     let last = config.workers.last().map_or(config.coordinators[0], |worker| worker.port);
     format!(
-        "\nThe cluster \"{}\" is up. Try:\n  \
+        "\nThe cluster \"{}\" {}. Try:\n  \
          curl -X PUT --data-binary hello http://127.0.0.1:{first}/data/t/r/c\n  \
          curl http://127.0.0.1:{last}/data/t/r/c\n  \
          curl {coordinator}/workers\n\
          and in a browser: {coordinator}/\n",
-        config.settings.name
+        config.settings.name,
+        if ready { "is up" } else { "is starting" },
     )
 }
 

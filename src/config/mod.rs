@@ -1,6 +1,6 @@
 //! What a cluster is told once, when it is made, and what a node is told at each start.
 //!
-//! `cluster.toml` is read in two steps: [`file`] holds what was typed, [`Config`] what follows from
+//! `cluster.toml` is read in two steps: [`mod@file`] holds what was typed, [`Config`] what follows from
 //! it; the command line of one node becomes a [`Node`]. Every default and every limit is named here.
 //! All of it is pure: texts come in, values or one-line errors come out; nobody here opens a file.
 

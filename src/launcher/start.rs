@@ -86,11 +86,18 @@ fn told(status: &ExitStatus) -> String {
 #[derive(Debug)]
 pub struct Started {
     pub(super) nodes: Vec<Running>,
+    /// Whether all of them are known to be ready.
+    ready: bool,
     /// Held while this process watches the nodes.
     pub(super) keeper: Option<File>,
 }
 
 impl Started {
+    /// Whether every node was ready in time.
+    pub fn ready(&self) -> bool {
+        self.ready
+    }
+
     /// How many of the nodes this process started.
     pub fn own(&self) -> usize {
         self.nodes.iter().filter(|node| node.is_own()).count()
@@ -127,16 +134,16 @@ impl Launcher {
         let result = match spawned {
             Err(error) => Err(error),
             Ok(()) => tokio::select! {
-                result = until_up(&mut nodes, ready, report) => result.map(|()| true),
-                () = shutdown => Ok(false),
+                result = until_up(&mut nodes, ready, report) => result.map(Some),
+                () = shutdown => Ok(None),
             },
         };
-        if !matches!(result, Ok(true)) {
+        if !matches!(result, Ok(Some(_))) {
             let own: Vec<_> = nodes.iter().filter(|node| node.is_own()).collect();
             stop::stop(own.iter().map(|node| (node.spec.to_string(), &node.process)), report).await?;
         }
         drop(turn);
-        result.map(|up| up.then_some(Started { nodes, keeper }))
+        result.map(|up| up.map(|answered| Started { nodes, ready: ready && answered, keeper }))
     }
 
     fn kept(&self) -> Error {
@@ -190,6 +197,9 @@ impl Launcher {
             return Err(self.kept());
         }
         self.sort_out()?;
+        for warning in self.founding_warnings()? {
+            report(&warning);
+        }
         drop(turn);
         let path = self.config.data_dir.join("up.log");
         let log = File::options().create(true).append(true).open(&path);
@@ -272,8 +282,9 @@ fn spawn(mut command: Command, log: File) -> std::io::Result<(Child, Process)> {
     process.map(|process| (child, process)).ok_or_else(|| std::io::Error::other("it has no process number"))
 }
 
-/// Returns once all nodes answer, telling of each; an error as soon as one has died.
-async fn until_up(nodes: &mut [Running], ready: bool, report: Report<'_>) -> Result<(), Error> {
+/// Returns once all nodes answer, telling of each, and whether all did so in time; an error as soon
+/// as one has died.
+async fn until_up(nodes: &mut [Running], ready: bool, report: Report<'_>) -> Result<bool, Error> {
     let mut all: FuturesUnordered<_> = nodes
         .iter_mut()
         .map(|node| async move {
@@ -285,14 +296,16 @@ async fn until_up(nodes: &mut [Running], ready: bool, report: Report<'_>) -> Res
                 }
                 answer = answers(&server, ready) => answer,
             };
+            let answered = answer.is_ok();
             report_answer(&node.spec, Some(node.process.pid()), answer, ready, report);
-            Ok(())
+            Ok(answered)
         })
         .collect();
+    let mut answered = true;
     while let Some(result) = all.next().await {
-        result?;
+        answered &= result?;
     }
-    Ok(())
+    Ok(answered)
 }
 
 fn report_answer(

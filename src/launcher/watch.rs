@@ -95,7 +95,7 @@ impl Launcher {
         shutdown: &mut (impl Future<Output = ()> + Unpin),
         report: Report<'_>,
     ) -> Result<Ended, Error> {
-        let Started { nodes, keeper } = started;
+        let Started { nodes, keeper, .. } = started;
         let mut slots: Vec<_> = nodes
             .into_iter()
             .map(|running| Slot {
