@@ -60,6 +60,9 @@ pub(super) async fn run(node: Arc<Node>, introduction: Introduction) {
                 if node.number().is_none() || matches!(error, Error::Refused(_)) {
                     node.set_obstacle(Some(told.clone()));
                 }
+                if node.number().is_some() && matches!(error, Error::Refused(_)) {
+                    node.expel().await;
+                }
                 refused = Some(told);
             }
         }
