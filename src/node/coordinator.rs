@@ -189,6 +189,10 @@ pub(super) async fn answer(
             let known = shared.state().worker(&id).map(|(number, _)| number);
             let inactive_after = inactive_after(&shared.state());
             let replace = known.is_some_and(|n| node.seen.lock().silent_for(n, Instant::now()) >= inactive_after);
+            group.read_barrier(deadline).await?;
+            if shared.state().removed(&id, store).is_some() {
+                return Ok(ClusterAnswer::Expelled);
+            }
             let command = Command::Join { id, store, addr, zone, replace };
             match propose(&group, &command, deadline).await? {
                 Reply::Joined { node: number, .. } => {

@@ -60,9 +60,6 @@ pub(super) async fn run(node: Arc<Node>, introduction: Introduction) {
                 if node.number().is_none() || matches!(error, Error::Refused(_)) {
                     node.set_obstacle(Some(told.clone()));
                 }
-                if node.number().is_some() && matches!(error, Error::Refused(_)) {
-                    node.expel().await;
-                }
                 refused = Some(told);
             }
         }
@@ -83,6 +80,14 @@ async fn join(node: &Arc<Node>, introduction: &Introduction) -> Result<(), Error
             node.become_member(number, map.cluster).map_err(|error| Error::Unavailable(error.to_string()))?;
             take_map(node, *map).await;
             Ok(())
+        }
+        ClusterAnswer::Expelled => {
+            node.expel().await;
+            Err(Error::Refused(
+                "this worker was removed from the cluster and cannot come back from its directory: \
+                 start a new one with an empty directory"
+                    .into(),
+            ))
         }
         other => Err(other.unexpected()),
     }
