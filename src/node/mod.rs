@@ -66,6 +66,8 @@ pub(crate) struct Node {
     /// Why the node cannot serve yet, or no longer.
     obstacle: watch::Sender<Option<String>>,
     stopping: AtomicBool,
+    /// The disk does not finish its syncs in time.
+    limping: AtomicBool,
     /// The cluster has taken this worker out for good.
     expelled: AtomicBool,
     /// Coordinators whose cluster a worker is asked to join.
@@ -117,6 +119,9 @@ impl Node {
     fn ready(&self) -> Result<(), String> {
         if self.is_stopping() {
             return Err("the node is stopping".into());
+        }
+        if self.limping.load(Ordering::Relaxed) {
+            return Err("the disk of this node does not finish its syncs in time".into());
         }
         if let Some(why) = &*self.obstacle.borrow() {
             return Err(why.clone());
@@ -243,6 +248,7 @@ fn build(config: &config::Node, store: Store, name: String) -> anyhow::Result<Ar
         member: RwLock::default(),
         obstacle: watch::Sender::new(None),
         stopping: AtomicBool::new(false),
+        limping: AtomicBool::new(false),
         expelled: AtomicBool::new(false),
         invitations: watch::Sender::new(Vec::new()),
         coordinator: coordinates.then(Shared::new),
@@ -251,6 +257,7 @@ fn build(config: &config::Node, store: Store, name: String) -> anyhow::Result<Ar
     dispatcher.connect(&node);
     tokio::spawn(take_over(node.clone(), gone));
     tokio::spawn(upkeep::run(node.clone()));
+    tokio::spawn(upkeep::watch_disk(node.clone()));
     tokio::spawn(gauges::run(node.clone()));
     Ok(node)
 }

@@ -1,7 +1,10 @@
 //! What a node does for its groups while nobody asks for anything: keeps their logs short, reclaims
 //! what has expired, and notices when one of them, or the store, has failed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
@@ -19,6 +22,12 @@ use crate::{
 /// Between two rounds.
 const INTERVAL: Duration = Duration::from_secs(2);
 
+/// How often the disk is looked at.
+const STALL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A sync of the log that has not come back for so long: the disk limps.
+const STALL_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The time for one shard to reclaim what one command may.
 const RECLAIM_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -34,6 +43,23 @@ pub(super) async fn run(node: Arc<Node>) {
             if let Err(error) = result {
                 tracing::debug!(%error, "reclaim what has expired");
             }
+        }
+    }
+}
+
+/// Watches the disk: a leader whose syncs do not come back holds up everyone who writes, though its
+/// network is fine and nobody would stand against it. It gives its shards away and says that it is
+/// not ready, until its syncs come back (D13).
+pub(super) async fn watch_disk(node: Arc<Node>) {
+    while !node.is_stopping() {
+        sleep(STALL_INTERVAL).await;
+        let pending = node.host.store().sync_pending_since();
+        let stalled = pending.is_some_and(|since| since.elapsed() >= STALL_TIMEOUT);
+        if node.limping.swap(stalled, Ordering::Relaxed) != stalled {
+            tracing::warn!(stalled, "the disk does not finish its syncs in time");
+        }
+        if stalled {
+            node.host.hand_over(Instant::now() + STALL_INTERVAL).await;
         }
     }
 }
