@@ -91,7 +91,7 @@ async fn health_and_readiness_differ() {
     server.get("/healthz").await.ok();
     server.get("/readyz").await.ok();
     let model = Model::new(Partitioner::Xxh3, &QUARTERS);
-    let unready = Server::with(model, Err("it waits to be joined".into())).await;
+    let unready = Server::with(model, Err("it waits to be joined".into()), (10, 0)).await;
     unready.get("/healthz").await.ok();
     let problem = unready.get("/readyz").await;
     assert_eq!(problem.problem(503)["detail"], "it waits to be joined");

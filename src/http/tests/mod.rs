@@ -20,7 +20,9 @@ use tokio::{
 };
 
 use self::model::Model;
-use super::{Context, Identity, Joining, NodeInfo, PeerStream, Role, backend::Backend, serve};
+use super::{
+    Context, Front, Identity, Joining, NodeInfo, PeerStream, Role, backend::Backend, server::serve_within,
+};
 use crate::{config::Partitioner, error::Error};
 
 /// A node that is nothing but a front-end before a model.
@@ -56,6 +58,7 @@ impl NodeInfo for Node {
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     pub(crate) model: Arc<Model>,
+    pub(crate) front: Arc<Front>,
     pub(crate) upgrades: mpsc::UnboundedReceiver<PeerStream>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -70,25 +73,31 @@ impl Server {
     }
 
     pub(crate) async fn over(model: Arc<Model>) -> Self {
-        Self::with(model, Ok(())).await
+        Self::with(model, Ok(()), (1_000, 100)).await
     }
 
-    pub(crate) async fn with(model: Arc<Model>, ready: Result<(), String>) -> Self {
+    /// With so many connections for all, and so many beyond for nodes and probes.
+    pub(crate) async fn with(
+        model: Arc<Model>,
+        ready: Result<(), String>,
+        connections: (usize, usize),
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (upgrades_sender, upgrades) = mpsc::unbounded_channel();
         let node = Arc::new(Node { ready, upgrades: upgrades_sender });
         let prometheus = crate::metrics::install().unwrap();
         let context = Context::with_backend(Backend::Model(Arc::clone(&model)), node, prometheus);
+        let front = Arc::clone(&context.0);
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
-            serve(listener, context, async {
+            serve_within(connections.0, connections.1, listener, context, async {
                 // A test that ends drops its sender, which means to stop as well.
                 let _ = stopped.await;
             })
             .await;
         });
-        Self { addr, model, upgrades, stop, task }
+        Self { addr, model, front, upgrades, stop, task }
     }
 
     pub(crate) async fn stop(self) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::http::limits::{MAX_REQUESTS_IN_FLIGHT, MAX_STREAMS};
 
 /// A connection that is kept open.
 struct Client(TcpStream, Vec<u8>);
@@ -18,6 +19,11 @@ impl Client {
 
     /// Reads one answer, whose length is declared.
     async fn answer(&mut self) -> Answer {
+        self.answer_or_end().await.unwrap_or_else(|| panic!("closed after {:?}", self.1))
+    }
+
+    /// Reads one answer; `None` where the connection ends without.
+    async fn answer_or_end(&mut self) -> Option<Answer> {
         loop {
             if let Some(end) = self.1.windows(4).position(|four| four == b"\r\n\r\n") {
                 let head = String::from_utf8(self.1[..end].to_vec()).unwrap().to_lowercase();
@@ -27,10 +33,12 @@ impl Client {
                     .map_or(0, |rest| rest.split("\r\n").next().unwrap().parse::<usize>().unwrap());
                 if self.1.len() >= end + 4 + length {
                     let rest = self.1.split_off(end + 4 + length);
-                    return Answer::parse(&std::mem::replace(&mut self.1, rest), false);
+                    return Some(Answer::parse(&std::mem::replace(&mut self.1, rest), false));
                 }
             }
-            assert!(self.0.read_buf(&mut self.1).await.unwrap() > 0, "closed after {:?}", self.1);
+            if !matches!(self.0.read_buf(&mut self.1).await, Ok(count) if count > 0) {
+                return None;
+            }
         }
     }
 
@@ -217,6 +225,60 @@ async fn a_peer_leaves_http() {
     let upgrade = |headers: &str| format!("GET /peer HTTP/1.1\r\n{headers}\r\n\r\n");
     server.raw(upgrade("upgrade: quoring-peer/1\r\nhost: x").as_bytes()).await.problem(400);
     server.raw(upgrade("connection: upgrade, close\r\nupgrade: websocket").as_bytes()).await.problem(404);
+}
+
+#[tokio::test]
+async fn work_beyond_its_bound_is_refused_and_the_rest_goes_on() {
+    let server = Server::start().await;
+    let all =
+        Arc::clone(&server.front.requests).acquire_many_owned(MAX_REQUESTS_IN_FLIGHT as u32).await.unwrap();
+    for answer in [server.get("/kv/k").await, server.put("/kv/k", b"v").await, server.get("/data").await] {
+        answer.problem(429);
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    for target in ["/healthz", "/metrics", "/", "/ping?id=a&port=1"] {
+        server.get(target).await.ok();
+    }
+    drop(all);
+    server.put("/kv/k", b"v").await.ok();
+    let all = Arc::clone(&server.front.streams).acquire_many_owned(MAX_STREAMS as u32).await.unwrap();
+    server.send("GET", "/kv", &[("accept", "application/x-ndjson")], b"").await.problem(429);
+    server.get("/kv").await.ok();
+    drop(all);
+    server.send("GET", "/kv", &[("accept", "application/x-ndjson")], b"").await.ok();
+    assert_eq!(server.front.requests.available_permits(), MAX_REQUESTS_IN_FLIGHT);
+}
+
+#[tokio::test]
+async fn connections_beyond_their_bound_are_for_nodes_and_probes() {
+    let mut server = Server::with(Model::new(Partitioner::Xxh3, &QUARTERS), Ok(()), (2, 1)).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut client = Client::connect(&server).await;
+        client.write(b"GET /healthz HTTP/1.1\r\n\r\n").await;
+        client.answer().await.ok();
+        held.push(client);
+    }
+    // A place is free again once the server has seen the end of the connection before, which may
+    // be later than its client has: until then it ends the next one unanswered.
+    let one = async |server: &Server, request: &[u8]| loop {
+        let mut client = Client::connect(server).await;
+        let _ = client.0.write_all(request).await;
+        if let Some(answer) = client.answer_or_end().await {
+            break (answer, client);
+        }
+    };
+    for (target, status) in [("/kv/k", 429), ("/healthz", 200), ("/data", 429), ("/readyz", 200)] {
+        let (answer, mut client) = one(&server, format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes()).await;
+        assert_eq!((answer.status, answer.header("connection")), (status, Some("close")), "{target}");
+        assert!(client.is_closed().await);
+    }
+    let upgrade = b"GET /peer HTTP/1.1\r\nconnection: upgrade\r\nupgrade: quoring-peer/1\r\n\r\n";
+    let (answer, _peer) = one(&server, upgrade).await;
+    assert_eq!(answer.status, 101);
+    server.upgrades.recv().await.unwrap();
+    drop(held.pop());
+    while one(&server, b"GET /kv/k HTTP/1.1\r\n\r\n").await.0.status != 404 {}
 }
 
 #[tokio::test]
