@@ -5,7 +5,7 @@
 //! router. Not here: how a request finds its shard ([`crate::router`]), what it means there
 //! ([`crate::shard`]), and the streams between nodes, which only begin here (`Upgrade`).
 //!
-//! Invariants: an answer other than success is a [`error::Problem`]; names are decoded once, from
+//! Invariants: an answer other than success is a problem (`error`); names are decoded once, from
 //! the raw path; nothing of a request is done before its body is here whole.
 
 mod backend;

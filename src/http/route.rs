@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn no_path_has_two_routes_and_no_route_a_method_twice() {
         for (index, route) in ROUTES.iter().enumerate() {
-            let path = route.template.replace('{', "").replace('}', "");
+            let path = route.template.replace(['{', '}'], "");
             assert_eq!(ROUTES.iter().filter(|other| other.matches(&path)).count(), 1, "{path} {index}");
             let verbs: BTreeSet<_> =
                 route.operations.iter().map(|operation| operation.verb.as_str()).collect();

@@ -15,7 +15,7 @@ use super::{
     Front, ROUTES,
     body::{self, Received},
     error::{Kind, Problem},
-    limits::{MAX_CONNECTIONS, MAX_HEADER_BYTES, MAX_REQUESTS_IN_FLIGHT, MAX_URL_BYTES},
+    limits::{MAX_HEADER_BYTES, MAX_REQUESTS_IN_FLIGHT, MAX_URL_BYTES},
     names::decode_name,
     request::{Call, Client, Held},
     response::Response,
@@ -80,7 +80,7 @@ where
         if client.reserved {
             return Err(Problem::new(
                 Kind::Busy,
-                format!("{MAX_CONNECTIONS} connections at once are the most this node takes for data"),
+                "there are more connections than this node takes for data; use fewer, or another node",
             ));
         }
         held.in_flight =
