@@ -144,6 +144,8 @@ pub enum ClusterAnswer {
         /// The map that has it.
         map: Box<Map>,
     },
+    /// The worker was taken out for good, and its directory with it.
+    Expelled,
     /// The worker was heard.
     Heard {
         /// The map, where the worker's was older.
