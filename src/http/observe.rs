@@ -68,7 +68,7 @@ impl Observer {
     pub(crate) fn end(&self, found: Found, status: StatusCode, took: Duration) {
         let observed = match found {
             Found::Operation(route, operation) => &self.operations[route][operation],
-            Found::OtherMethod(_) | Found::Nothing => &self.others,
+            Found::OtherMethod(_) | Found::EmptyName | Found::Nothing => &self.others,
         };
         observed.latency().record(took);
         if let Some(counter) = observed.counter(status) {

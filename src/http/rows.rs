@@ -16,6 +16,7 @@ use super::{
     request::Call,
     response::{self, Response, STALENESS},
     retry::retry,
+    scan,
     values::{self, RowJson},
 };
 use crate::{
@@ -34,6 +35,7 @@ pub(crate) async fn get(mut call: Call) -> Result<Response, Problem> {
     let served = call.backend().query(Target::Row(&row), query, consistency, call.deadline).await?;
     let mut answer = match served.answer {
         Answer::Row(columns) => response::json(&RowJson { row: &row, columns: &columns })?,
+        Answer::TooLarge => return Err(scan::row_too_large().into()),
         Answer::Missing(missing) => {
             return Err(missing::problem(call.backend(), &table, missing, call.deadline).await);
         }

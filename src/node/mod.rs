@@ -143,7 +143,11 @@ impl Node {
             *self.member.write() = Some(member);
         }
         self.router.set_me(node);
-        self.links.set_identity(Identity { cluster, node: Some(node), store: identity::store_id(self.host.store()) });
+        self.links.set_identity(Identity {
+            cluster,
+            node: Some(node),
+            store: identity::store_id(self.host.store()),
+        });
         Ok(())
     }
 
@@ -162,14 +166,16 @@ impl Node {
     }
 
     fn set_directory_of(&self, coordinators: &std::collections::BTreeMap<NodeId, Coordinator>) {
-        self.links.set_directory(coordinators.iter().map(|(id, c)| (*id, (c.addr.clone(), c.store))).collect());
+        self.links
+            .set_directory(coordinators.iter().map(|(id, c)| (*id, (c.addr.clone(), c.store))).collect());
     }
 
     /// Where the coordinators are, by their group's membership, until there is a map.
     fn set_directory_from_members(&self, group: &Group) {
         if self.router.map().is_none() {
             let members = group.members().into_iter();
-            self.links.set_directory(members.map(|(id, node)| (id, (node.addr, StoreId(node.store)))).collect());
+            self.links
+                .set_directory(members.map(|(id, node)| (id, (node.addr, StoreId(node.store)))).collect());
         }
     }
 
@@ -292,11 +298,7 @@ async fn take_over(node: Arc<Node>, mut gone: tokio::sync::mpsc::Receiver<NodeId
 
 /// Stops in order: give leaderships away while requests still come and are passed on, then take no
 /// more requests, then stop the groups, then close the store.
-async fn stop(
-    node: &Arc<Node>,
-    stop_http: watch::Sender<bool>,
-    server: tokio::task::JoinHandle<()>,
-) {
+async fn stop(node: &Arc<Node>, stop_http: watch::Sender<bool>, server: tokio::task::JoinHandle<()>) {
     node.stopping.store(true, Ordering::Relaxed);
     node.host.hand_over(Instant::now() + HAND_OVER).await;
     stop_http.send_replace(true);

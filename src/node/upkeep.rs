@@ -86,7 +86,8 @@ pub(super) async fn failed(node: &Arc<Node>) -> String {
         if let Some(why) = &*store.borrow_and_update() {
             return format!("the store failed: {why}");
         }
-        let stopped = node.host.all().into_iter().find_map(|group| Some((group.id(), group.status().stopped?)));
+        let stopped =
+            node.host.all().into_iter().find_map(|group| Some((group.id(), group.status().stopped?)));
         if let Some((id, why)) = stopped
             && !node.is_stopping()
             && node.host.get(id).is_some()

@@ -144,8 +144,6 @@ pub enum ClusterAnswer {
         /// The map that has it.
         map: Box<Map>,
     },
-    /// The worker was taken out for good, and its directory with it.
-    Expelled,
     /// The worker was heard.
     Heard {
         /// The map, where the worker's was older.
@@ -157,6 +155,8 @@ pub enum ClusterAnswer {
     Workers(Vec<ActiveWorker>),
     /// The whole state.
     Status(Box<Cluster>),
+    /// The worker was taken out for good, and its directory with it.
+    Expelled,
 }
 
 impl ClusterAnswer {

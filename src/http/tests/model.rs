@@ -20,7 +20,7 @@ use crate::{
     coordinator::status::{Cluster, Coordinators},
     error::Error,
     ids::{ClusterId, Epoch, GroupId, NodeId, Position, StoreId, WorkerId},
-    ring::map::{Map, Shard, Worker},
+    ring::map::{Indexed, Map, Shard, Worker},
     router::{ActiveWorker, Consistency, Located, Served, Target},
 };
 
@@ -274,8 +274,8 @@ impl Model {
         })
     }
 
-    pub(crate) fn map(&self) -> Option<Arc<Map>> {
-        self.0.lock().seen.clone()
+    pub(crate) fn map(&self) -> Option<Arc<Indexed>> {
+        self.0.lock().seen.as_ref().map(|map| Arc::new(Indexed::new(Map::clone(map))))
     }
 }
 
@@ -428,12 +428,13 @@ impl Group {
                 continue;
             }
             if rows.len() == scan.limit as usize || bytes > scan.max_bytes as usize {
-                return Answer::Rows { rows, done: false };
+                let next = rows.last().map(|row: &ScannedRow| (row.position, row.row.clone()));
+                return Answer::Rows { rows, next };
             }
             bytes += columns.iter().map(|(_, cell)| cell.bytes.len()).sum::<usize>();
             rows.push(ScannedRow { position: place.0, row: row.clone(), columns });
         }
-        Answer::Rows { rows, done: true }
+        Answer::Rows { rows, next: None }
     }
 }
 

@@ -208,17 +208,17 @@ async fn a_peer_leaves_http() {
     for path in ["/peer", "/"] {
         let mut client = Client::connect(&server).await;
         let request =
-            format!("GET {path} HTTP/1.1\r\nconnection: Upgrade\r\nupgrade: quoring-peer/1\r\n\r\nfirst");
+            format!("GET {path} HTTP/1.1\r\nconnection: Upgrade\r\nupgrade: quoring-peer/1\r\n\r\n");
         client.write(request.as_bytes()).await;
         let answer = client.answer().await;
         assert_eq!((answer.status, answer.header("upgrade")), (101, Some("quoring-peer/1")));
         let mut stream = server.upgrades.recv().await.unwrap();
         assert_eq!(stream.addr, client.0.local_addr().unwrap());
-        client.write(b" frame").await;
-        let mut frames = [0; 11];
-        stream.io.read_exact(&mut frames).await.unwrap();
-        assert_eq!(&frames, b"first frame");
-        stream.io.write_all(b"HTTP/1.1 400 is only bytes here").await.unwrap();
+        client.write(b"frame").await;
+        let mut frames = [0; 5];
+        stream.socket.read_exact(&mut frames).await.unwrap();
+        assert_eq!(&frames, b"frame");
+        stream.socket.write_all(b"HTTP/1.1 400 is only bytes here").await.unwrap();
         let mut frames = [0; 31];
         client.0.read_exact(&mut frames).await.unwrap();
         assert_eq!(&frames, b"HTTP/1.1 400 is only bytes here");
