@@ -122,12 +122,7 @@ pub const METRICS: &[Metric] = &[
         unit: Unit::Bytes,
         help: "Memory reserved for request bodies now.",
     },
-    Metric {
-        name: RAFT_GROUPS,
-        kind: Kind::Gauge,
-        unit: Unit::Count,
-        help: "Raft groups on this node.",
-    },
+    Metric { name: RAFT_GROUPS, kind: Kind::Gauge, unit: Unit::Count, help: "Raft groups on this node." },
     Metric {
         name: RAFT_GROUPS_LED,
         kind: Kind::Gauge,
@@ -140,18 +135,8 @@ pub const METRICS: &[Metric] = &[
         unit: Unit::Count,
         help: "Log entries committed and not yet applied here.",
     },
-    Metric {
-        name: MAP_EPOCH,
-        kind: Kind::Gauge,
-        unit: Unit::Count,
-        help: "The epoch of this node's map.",
-    },
-    Metric {
-        name: READY,
-        kind: Kind::Gauge,
-        unit: Unit::Count,
-        help: "1 where the node is ready, else 0.",
-    },
+    Metric { name: MAP_EPOCH, kind: Kind::Gauge, unit: Unit::Count, help: "The epoch of this node's map." },
+    Metric { name: READY, kind: Kind::Gauge, unit: Unit::Count, help: "1 where the node is ready, else 0." },
     Metric {
         name: STORE_APPENDS_TOTAL,
         kind: Kind::Counter,

@@ -102,7 +102,9 @@ impl Group {
 
     /// Whether this replica believes to lead.
     pub fn is_leader(&self) -> bool {
-        self.metrics(|metrics| metrics.current_leader == Some(self.me.0) && metrics.state == ServerState::Leader)
+        self.metrics(|metrics| {
+            metrics.current_leader == Some(self.me.0) && metrics.state == ServerState::Leader
+        })
     }
 
     /// Whom this replica believes to lead.
@@ -162,7 +164,9 @@ impl Group {
                 voters: membership.voter_ids().map(NodeId).collect(),
                 learners: membership.learner_ids().map(NodeId).collect(),
                 joint: membership.get_joint_config().len() > 1,
-                matched: matched.map(|(id, log)| (NodeId(*id), log.as_ref().map_or(0, |id| id.index))).collect(),
+                matched: matched
+                    .map(|(id, log)| (NodeId(*id), log.as_ref().map_or(0, |id| id.index)))
+                    .collect(),
                 stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
             }
         })
@@ -206,7 +210,9 @@ impl Group {
         }
         if status.voters != target || status.joint {
             let voters = target.iter().map(|id| id.0).collect();
-            return changed(self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await);
+            return changed(
+                self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await,
+            );
         }
         let unwanted = status.learners.iter().map(|id| id.0).collect();
         changed(self.raft.change_membership(ChangeMembers::RemoveNodes(unwanted), false).await)
@@ -230,7 +236,8 @@ impl Group {
         let me = self.me.0;
         let wait = self.raft.wait(Some(deadline.saturating_duration_since(Instant::now())));
         // Past the deadline the others elect by themselves, a little later.
-        let _ = wait.metrics(|metrics| metrics.current_leader.is_some_and(|id| id != me), "handed over").await;
+        let _ =
+            wait.metrics(|metrics| metrics.current_leader.is_some_and(|id| id != me), "handed over").await;
     }
 
     /// Stops the replica; what it has stays on disk.
@@ -250,7 +257,9 @@ impl Group {
     }
 }
 
-fn changed<T>(result: Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>) -> Result<Change, Error> {
+fn changed<T>(
+    result: Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>,
+) -> Result<Change, Error> {
     match result {
         Ok(_) => Ok(Change::Underway),
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {

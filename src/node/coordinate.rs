@@ -2,10 +2,7 @@
 //! committed before anything moves, and made from the committed map alone, so that a new leader goes
 //! on where the old one was.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
@@ -77,7 +74,9 @@ async fn round(node: &Arc<Node>, group: &Arc<Group>) -> Result<(), Error> {
                 tracing::info!(?reply, command = name(&command), "plan committed");
             }
             Step::TransferLeader { group, to } => {
-                let Some(leader) = node.seen.lock().shard(group).and_then(|shard| shard.leader) else { continue };
+                let Some(leader) = node.seen.lock().shard(group).and_then(|shard| shard.leader) else {
+                    continue;
+                };
                 let call = ClusterCall::Transfer { group, to };
                 let router = node.router.clone();
                 tokio::spawn(async move {

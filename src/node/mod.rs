@@ -130,7 +130,11 @@ impl Node {
             *self.member.write() = Some(member);
         }
         self.router.set_me(node);
-        self.links.set_identity(Identity { cluster, node: Some(node), store: identity::store_id(self.host.store()) });
+        self.links.set_identity(Identity {
+            cluster,
+            node: Some(node),
+            store: identity::store_id(self.host.store()),
+        });
         Ok(())
     }
 
@@ -149,14 +153,16 @@ impl Node {
     }
 
     fn set_directory_of(&self, coordinators: &std::collections::BTreeMap<NodeId, Coordinator>) {
-        self.links.set_directory(coordinators.iter().map(|(id, c)| (*id, (c.addr.clone(), c.store))).collect());
+        self.links
+            .set_directory(coordinators.iter().map(|(id, c)| (*id, (c.addr.clone(), c.store))).collect());
     }
 
     /// Where the coordinators are, by their group's membership, until there is a map.
     fn set_directory_from_members(&self, group: &Group) {
         if self.router.map().is_none() {
             let members = group.members().into_iter();
-            self.links.set_directory(members.map(|(id, node)| (id, (node.addr, StoreId(node.store)))).collect());
+            self.links
+                .set_directory(members.map(|(id, node)| (id, (node.addr, StoreId(node.store)))).collect());
         }
     }
 
@@ -291,9 +297,11 @@ async fn failed(node: &Arc<Node>) -> String {
         if let Some(why) = &*store.borrow_and_update() {
             return format!("the store failed: {why}");
         }
-        let stopped = node.host.all().into_iter().find_map(|group| Some((group.id(), group.status().stopped?)));
+        let stopped =
+            node.host.all().into_iter().find_map(|group| Some((group.id(), group.status().stopped?)));
         if let Some((id, why)) = stopped
-            && !node.is_stopping() && node.host.get(id).is_some()
+            && !node.is_stopping()
+            && node.host.get(id).is_some()
         {
             return format!("group {id} stopped: {why}");
         }
@@ -304,11 +312,7 @@ async fn failed(node: &Arc<Node>) -> String {
 
 /// Stops in order: give leaderships away while requests still come and are passed on, then take no
 /// more requests, then stop the groups, then close the store.
-async fn stop(
-    node: &Arc<Node>,
-    stop_http: watch::Sender<bool>,
-    server: tokio::task::JoinHandle<()>,
-) {
+async fn stop(node: &Arc<Node>, stop_http: watch::Sender<bool>, server: tokio::task::JoinHandle<()>) {
     node.stopping.store(true, Ordering::Relaxed);
     node.host.hand_over(Instant::now() + HAND_OVER).await;
     stop_http.send_replace(true);

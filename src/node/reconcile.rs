@@ -12,7 +12,10 @@ use tokio::time::{Instant, timeout};
 
 use super::Node;
 use crate::{
-    consensus::{group::{Change, Group}, machine::Machine},
+    consensus::{
+        group::{Change, Group},
+        machine::Machine,
+    },
     error::Error,
     ids::{GroupId, NodeId},
     ring::map::{Indexed, Map, Shard},
@@ -48,7 +51,8 @@ async fn start_groups(node: &Arc<Node>, map: &Indexed, me: NodeId) {
     let kept = kept.filter(|id| *id != GroupId::COORDINATOR && map.shard(*id).is_some());
     let wanted = map.shards_of(me).map(|(_, shard)| shard.group);
     for id in wanted.chain(kept) {
-        if node.host.get(id).is_none() && !node.is_stopping()
+        if node.host.get(id).is_none()
+            && !node.is_stopping()
             && let Err(error) = node.host.start(id, me, machine()).await
         {
             tracing::error!(group = %id, %error, "start shard");

@@ -134,7 +134,9 @@ impl Seen {
             workers: workers.collect(),
             shards,
             pinged: pinged.collect(),
-            first_worker_waited_ms: self.first_worker.map_or(0, |first| millis(now.saturating_duration_since(first))),
+            first_worker_waited_ms: self
+                .first_worker
+                .map_or(0, |first| millis(now.saturating_duration_since(first))),
             coordinator_leader: Some(leader),
             coordinator_term: term,
         }

@@ -1,9 +1,6 @@
 //! A worker's side of the cluster: becoming a member, telling that it lives, taking the map.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use rand::RngExt;
 use tokio::time::{Instant, timeout};
