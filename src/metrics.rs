@@ -42,7 +42,7 @@ pub const STORE_LOG_BYTES_TOTAL: &str = "quoring_store_log_bytes_total";
 /// Syncs of the log; fewer than appends where groups share them.
 pub const STORE_SYNCS_TOTAL: &str = "quoring_store_syncs_total";
 /// Time spent in them.
-pub const STORE_SYNC_SECONDS_TOTAL: &str = "quoring_store_sync_seconds_total";
+pub const STORE_SYNC_MICROS_TOTAL: &str = "quoring_store_sync_microseconds_total";
 /// The longest of them.
 pub const STORE_SYNC_SECONDS_MAX: &str = "quoring_store_sync_seconds_max";
 /// Batches applied to the state machines.
@@ -162,9 +162,9 @@ pub const METRICS: &[Metric] = &[
         help: "Syncs of the log; fewer than appends where groups share them.",
     },
     Metric {
-        name: STORE_SYNC_SECONDS_TOTAL,
+        name: STORE_SYNC_MICROS_TOTAL,
         kind: Kind::Counter,
-        unit: Unit::Seconds,
+        unit: Unit::Microseconds,
         help: "Time spent in syncs of the log.",
     },
     Metric {

@@ -219,15 +219,21 @@ impl Group {
     }
 
     /// At the leader: asks another voter to take over; it has, when [`Group::is_leader`] turns false.
+    /// Refused where the voter lacks entries: until it had them, nobody would take writes.
     pub async fn transfer_to(&self, to: NodeId) -> Result<(), Error> {
+        let status = self.status();
+        let matched = status.matched.get(&to).copied().unwrap_or(0);
+        if !status.voters.contains(&to) || matched + CAUGHT_UP_ENTRIES < status.last {
+            return Err(Error::Refused(format!("node {to} has not caught up with group {}", self.id)));
+        }
         self.raft.trigger().transfer_leader(to.0).await.map_err(|error| Error::Unavailable(error.to_string()))
     }
 
     /// At the leader: gives leadership to the voter that has most of the log, and waits until it is
-    /// gone, at most until the deadline. Where there is nobody else, nothing happens.
-    pub async fn hand_over(&self, deadline: Instant) {
+    /// gone, at most until the deadline. Where there is nobody else that lives, nothing happens.
+    pub(super) async fn hand_over(&self, lives: impl Fn(NodeId) -> bool, deadline: Instant) {
         let status = self.status();
-        let others = status.voters.iter().filter(|id| **id != self.me);
+        let others = status.voters.iter().filter(|id| **id != self.me && lives(**id));
         let best = others.max_by_key(|id| status.matched.get(id).copied().unwrap_or(0));
         let Some(&to) = best else { return };
         if !self.is_leader() || self.transfer_to(to).await.is_err() {

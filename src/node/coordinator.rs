@@ -20,13 +20,15 @@ use crate::{
     consensus::{group::Group, machine::Machine},
     coordinator::{
         command::{Command, Reply},
+        leave,
         machine::State,
+        observed::Observed,
         status,
     },
     error::Error,
     ids::{ClusterId, GroupId, NodeId, WorkerId},
     peer::Peer,
-    ring::map::Coordinator,
+    ring::map::{Coordinator, Map},
     router::{
         ActiveWorker,
         calls::{ClusterAnswer, ClusterCall, encode},
@@ -186,6 +188,10 @@ pub(super) async fn answer(
             let inactive_after = inactive_after(&shared.state());
             let replace =
                 known.is_some_and(|n| node.seen.lock().silent_for(n, Instant::now()) >= inactive_after);
+            group.read_barrier(deadline).await?;
+            if shared.state().removed(&id, store).is_some() {
+                return Ok(ClusterAnswer::Expelled);
+            }
             let command = Command::Join { id, store, addr, zone, replace };
             match propose(&group, &command, deadline).await? {
                 Reply::Joined { node: number, .. } => {
@@ -232,9 +238,20 @@ pub(super) async fn answer(
             Ok(ClusterAnswer::Status(Box::new(cluster(node, &group)?)))
         }
         ClusterCall::Drain { id, draining } => {
+            group.read_barrier(deadline).await?;
+            if draining {
+                leave_allowed(node, &group, |map, observed| leave::may_drain(map, observed, &id))?;
+            }
             done(propose(&group, &Command::Drain { worker: id, draining }, deadline).await?)
         }
-        ClusterCall::Remove { id } => done(propose(&group, &Command::Remove { worker: id }, deadline).await?),
+        ClusterCall::Remove { id } => {
+            group.read_barrier(deadline).await?;
+            let known = shared.state().worker(&id).map(|(number, _)| number);
+            if let Some(number) = known {
+                leave_allowed(node, &group, |map, observed| leave::may_remove(map, observed, number))?;
+            }
+            done(propose(&group, &Command::Remove { worker: id }, deadline).await?)
+        }
         ClusterCall::Formed
         | ClusterCall::TakeMap(_)
         | ClusterCall::Transfer { .. }
@@ -278,6 +295,19 @@ async fn ping(
         }
     }
     Ok(ClusterAnswer::Done)
+}
+
+/// Asks the rules for workers that leave, which look at what was heard and not only at the map.
+fn leave_allowed(
+    node: &Node,
+    group: &Group,
+    rule: impl FnOnce(&Map, &Observed) -> Result<(), String>,
+) -> Result<(), Error> {
+    let shared = node.coordinator.as_ref().expect("the group runs on coordinators only");
+    let state = shared.state();
+    let map = state.map().ok_or_else(|| Error::Unavailable("the cluster is being founded".into()))?;
+    let observed = coordinate::observed(node, &state, map, group, Instant::now());
+    rule(map, &observed).map_err(Error::Refused)
 }
 
 /// Puts a command through the coordinator group.

@@ -44,6 +44,7 @@ mod identity;
 mod info;
 mod reconcile;
 mod seen;
+mod upkeep;
 mod worker;
 
 /// The time for handing leaderships over when the node stops.
@@ -51,9 +52,6 @@ const HAND_OVER: Duration = Duration::from_millis(800);
 
 /// The time for requests under way to end when the node stops.
 const DRAIN: Duration = Duration::from_millis(500);
-
-/// How often the groups' logs are looked at.
-const COMPACT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A running node.
 pub(crate) struct Node {
@@ -68,6 +66,10 @@ pub(crate) struct Node {
     /// Why the node cannot serve yet, or no longer.
     obstacle: watch::Sender<Option<String>>,
     stopping: AtomicBool,
+    /// The disk does not finish its syncs in time.
+    limping: AtomicBool,
+    /// The cluster has taken this worker out for good.
+    expelled: AtomicBool,
     /// Coordinators whose cluster a worker is asked to join.
     invitations: watch::Sender<Vec<Address>>,
     /// On coordinators, the group's state.
@@ -93,6 +95,14 @@ impl Node {
         self.stopping.load(Ordering::Relaxed)
     }
 
+    /// Stops every shard here for good: the cluster counts on none of them any more, and a replica
+    /// that nobody counts on must not go on standing for election.
+    async fn expel(&self) {
+        if !self.expelled.swap(true, Ordering::Relaxed) {
+            self.host.shutdown().await;
+        }
+    }
+
     /// Sets or clears why the node is not ready.
     fn set_obstacle(&self, obstacle: Option<String>) {
         self.obstacle.send_if_modified(|current| {
@@ -109,6 +119,9 @@ impl Node {
     fn ready(&self) -> Result<(), String> {
         if self.is_stopping() {
             return Err("the node is stopping".into());
+        }
+        if self.limping.load(Ordering::Relaxed) {
+            return Err("the disk of this node does not finish its syncs in time".into());
         }
         if let Some(why) = &*self.obstacle.borrow() {
             return Err(why.clone());
@@ -199,7 +212,7 @@ pub async fn run(config: config::Node, shutdown: impl Future<Output = ()>) -> an
 
     let failure = tokio::select! {
         result = play(&node, &config) => Some(result.err().unwrap_or_else(|| anyhow::anyhow!("the node's role ended"))),
-        why = failed(&node) => Some(anyhow::anyhow!(why)),
+        why = upkeep::failed(&node) => Some(anyhow::anyhow!(why)),
         () = shutdown => None,
     };
     stop(&node, stop_http, server).await;
@@ -241,13 +254,16 @@ fn build(config: &config::Node, store: Store, name: String) -> anyhow::Result<Ar
         member: RwLock::default(),
         obstacle: watch::Sender::new(None),
         stopping: AtomicBool::new(false),
+        limping: AtomicBool::new(false),
+        expelled: AtomicBool::new(false),
         invitations: watch::Sender::new(Vec::new()),
         coordinator: coordinates.then(Shared::new),
         seen: Mutex::default(),
     });
     dispatcher.connect(&node);
     tokio::spawn(take_over(node.clone(), gone));
-    tokio::spawn(compact(node.clone()));
+    tokio::spawn(upkeep::run(node.clone()));
+    tokio::spawn(upkeep::watch_disk(node.clone()));
     tokio::spawn(gauges::run(node.clone()));
     Ok(node)
 }
@@ -277,36 +293,6 @@ async fn play(node: &Arc<Node>, config: &config::Node) -> anyhow::Result<()> {
 async fn take_over(node: Arc<Node>, mut gone: tokio::sync::mpsc::Receiver<NodeId>) {
     while let Some(dead) = gone.recv().await {
         node.host.take_over_from(dead);
-    }
-}
-
-async fn compact(node: Arc<Node>) {
-    while !node.is_stopping() {
-        tokio::time::sleep(COMPACT_INTERVAL).await;
-        if let Err(error) = node.host.compact().await {
-            tracing::error!(%error, "shorten logs");
-        }
-    }
-}
-
-/// Returns the reason why the node cannot go on, when there is one: its store failed, or one of its
-/// groups stopped by itself.
-async fn failed(node: &Arc<Node>) -> String {
-    let mut store = node.host.store().failed();
-    loop {
-        if let Some(why) = &*store.borrow_and_update() {
-            return format!("the store failed: {why}");
-        }
-        let stopped =
-            node.host.all().into_iter().find_map(|group| Some((group.id(), group.status().stopped?)));
-        if let Some((id, why)) = stopped
-            && !node.is_stopping()
-            && node.host.get(id).is_some()
-        {
-            return format!("group {id} stopped: {why}");
-        }
-        // A timeout is the ordinary case; an error would mean that the store is gone.
-        let _ = timeout(COMPACT_INTERVAL, store.changed()).await;
     }
 }
 

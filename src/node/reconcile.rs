@@ -4,7 +4,11 @@
 //! A group that the map no longer gives to this worker runs on until the coordinator says that its
 //! leader has let go of it (`node::worker`): until then its vote may be needed.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use raft_store::types::Node as Member;
@@ -34,7 +38,9 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) async fn run(node: Arc<Node>) {
     let mut epochs = node.router.epochs();
     loop {
-        if let (Some(map), Some(me)) = (node.router.map(), node.number()) {
+        if let (Some(map), Some(me)) = (node.router.map(), node.number())
+            && !node.expelled.load(Ordering::Relaxed)
+        {
             start_groups(&node, &map, me).await;
             stream::iter(node.host.all())
                 .for_each_concurrent(CHANGES_AT_ONCE, |group| converge(&map, group, me))

@@ -24,6 +24,8 @@ pub(super) struct Seen {
     workers: HashMap<NodeId, Sign>,
     pinged: HashMap<WorkerId, Sign>,
     shards: HashMap<GroupId, ShardSeen>,
+    /// When a transfer of a shard's leadership was last ordered.
+    transfers: HashMap<GroupId, Instant>,
     /// The first time a worker was active, for the wait before the shards are made.
     first_worker: Option<Instant>,
 }
@@ -89,6 +91,17 @@ impl Seen {
     pub(super) fn silent_for(&self, node: NodeId, now: Instant) -> Duration {
         let since = self.workers.get(&node).map(|sign| sign.heard).or(self.since).unwrap_or(now);
         now.saturating_duration_since(since)
+    }
+
+    /// Whom to order to transfer a shard's leadership: its leader, unless that was done just now.
+    pub(super) fn order_transfer(&mut self, group: GroupId, pause: Duration, now: Instant) -> Option<NodeId> {
+        let leader = self.shards.get(&group)?.leader?;
+        let last = self.transfers.get(&group);
+        if last.is_some_and(|last| now.saturating_duration_since(*last) < pause) {
+            return None;
+        }
+        self.transfers.insert(group, now);
+        Some(leader)
     }
 
     /// The last report about a shard.

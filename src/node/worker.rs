@@ -78,6 +78,14 @@ async fn join(node: &Arc<Node>, introduction: &Introduction) -> Result<(), Error
             take_map(node, *map).await;
             Ok(())
         }
+        ClusterAnswer::Expelled => {
+            node.expel().await;
+            Err(Error::Refused(
+                "this worker was removed from the cluster and cannot come back from its directory: \
+                 start a new one with an empty directory"
+                    .into(),
+            ))
+        }
         other => Err(other.unexpected()),
     }
 }
