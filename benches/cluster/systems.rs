@@ -1,0 +1,221 @@
+//! The two systems as processes on loopback: started in an empty directory, and stopped when dropped.
+
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::Error;
+
+/// How long a system may take to be ready.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Between two questions whether it is.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A running system.
+pub(crate) trait System {
+    fn name(&self) -> &'static str;
+
+    /// What tells `quoring bench` whom the load is for, and whose CPU time counts.
+    fn words(&self) -> Vec<String>;
+
+    fn dir(&self) -> &Path;
+}
+
+/// Ports that nobody listens on at the moment.
+fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
+    let listeners = (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<io::Result<Vec<_>>>()?;
+    let mut ports = [0; N];
+    for (port, listener) in ports.iter_mut().zip(&listeners) {
+        *port = listener.local_addr()?.port();
+    }
+    Ok(ports)
+}
+
+/// The first line that a program says about its version.
+pub(crate) fn version(program: &Path, flag: &str) -> io::Result<String> {
+    let output = Command::new(program).arg(flag).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// Three members of etcd, with their default settings.
+pub(crate) struct Etcd {
+    dir: PathBuf,
+    client_ports: [u16; 3],
+    members: Vec<Child>,
+}
+
+impl Etcd {
+    pub(crate) fn start(binary: &Path, dir: &Path) -> Result<Etcd, Error> {
+        let ports = free_ports::<6>()?;
+        let (client_ports, peer_ports) = ([ports[0], ports[1], ports[2]], &ports[3..]);
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let cluster: Vec<_> =
+            peer_ports.iter().enumerate().map(|(member, port)| format!("m{member}={}", url(*port))).collect();
+        let mut etcd = Etcd { dir: dir.to_owned(), client_ports, members: Vec::new() };
+        for (member, (client, peer)) in client_ports.iter().zip(peer_ports).enumerate() {
+            let name = format!("m{member}");
+            let log = File::create(dir.join(format!("{name}.log")))?;
+            let child = Command::new(binary)
+                .args(["--name", &name])
+                .arg("--data-dir")
+                .arg(dir.join(&name))
+                .args(["--listen-client-urls", &url(*client), "--advertise-client-urls", &url(*client)])
+                .args(["--listen-peer-urls", &url(*peer), "--initial-advertise-peer-urls", &url(*peer)])
+                .args(["--initial-cluster", &cluster.join(","), "--initial-cluster-state", "new"])
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log)
+                .spawn()?;
+            etcd.members.push(child);
+        }
+        let deadline = Instant::now() + START_TIMEOUT;
+        for (member, port) in client_ports.iter().enumerate() {
+            while !is_healthy(*port) {
+                let log = dir.join(format!("m{member}.log"));
+                if let Some(status) = etcd.members[member].try_wait()? {
+                    let end = fs::read_to_string(log)?;
+                    let end = end.lines().last().unwrap_or_default();
+                    return Err(format!("etcd has ended ({status}): {end}").into());
+                }
+                if Instant::now() > deadline {
+                    return Err(format!("etcd is not healthy after {START_TIMEOUT:?}").into());
+                }
+                pause();
+            }
+        }
+        Ok(etcd)
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "whether etcd is healthy, only asking can tell")]
+fn pause() {
+    std::thread::sleep(POLL_INTERVAL);
+}
+
+/// Whether a member says that it is, which needs a leader.
+fn is_healthy(port: u16) -> bool {
+    let ask = || -> io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(START_TIMEOUT))?;
+        stream.write_all(b"GET /health HTTP/1.0\r\nhost: etcd\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.contains(r#""health":"true""#))
+}
+
+impl System for Etcd {
+    fn name(&self) -> &'static str {
+        "etcd"
+    }
+
+    fn words(&self) -> Vec<String> {
+        let join = |words: Vec<String>| words.join(",");
+        let servers = self.client_ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
+        let pids = self.members.iter().map(|member| member.id().to_string()).collect();
+        let words = ["--target", "etcd", "--server", &join(servers), "--pids", &join(pids)];
+        words.map(str::to_owned).to_vec()
+    }
+
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        for member in &mut self.members {
+            // It may have ended already.
+            let _ = member.kill();
+            let _ = member.wait();
+        }
+    }
+}
+
+/// Three coordinators and three workers.
+pub(crate) struct Quoring {
+    dir: PathBuf,
+    servers: Vec<u16>,
+    /// `quoring up`, which stops its nodes when it is stopped.
+    up: Child,
+    /// Read on, `up` would not care; closed, it would.
+    _said: BufReader<ChildStdout>,
+}
+
+impl Quoring {
+    pub(crate) fn start(dir: &Path, shards: u32, workers_only: bool) -> Result<Quoring, Error> {
+        let ports = free_ports::<6>()?;
+        let (coordinators, workers) = ports.split_at(3);
+        let mut text = format!("[cluster]\nname = \"bench\"\nreplication = 3\nshards = {shards}\n");
+        for port in coordinators {
+            writeln!(text, "[[coordinator]]\nport = {port}")?;
+        }
+        for port in workers {
+            writeln!(text, "[[worker]]\nport = {port}")?;
+        }
+        let config = dir.join("cluster.toml");
+        fs::write(&config, text)?;
+        let program = env!("CARGO_BIN_EXE_quoring");
+        let mut up = Command::new(program)
+            .args(["up", "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(dir.join("up.log"))?)
+            .spawn()?;
+        let mut said = BufReader::new(up.stdout.take().ok_or("quoring up has no output")?);
+        let servers = if workers_only { workers.to_vec() } else { ports.to_vec() };
+        let mut line = String::new();
+        while !line.starts_with("The cluster ") {
+            line.clear();
+            if said.read_line(&mut line)? == 0 {
+                let why = fs::read_to_string(dir.join("up.log"))?;
+                return Err(format!("quoring up has ended ({}): {}", up.wait()?, why.trim()).into());
+            }
+        }
+        let quoring = Quoring { dir: dir.to_owned(), servers, up, _said: said };
+        // All nodes run: this only waits until every shard has a leader.
+        let waited = Command::new(program).args(["up", "--wait", "--config"]).arg(&config).output()?;
+        if !waited.status.success() {
+            return Err(String::from_utf8_lossy(&waited.stderr).trim().to_owned().into());
+        }
+        Ok(quoring)
+    }
+}
+
+impl System for Quoring {
+    fn name(&self) -> &'static str {
+        "quoring"
+    }
+
+    fn words(&self) -> Vec<String> {
+        let servers: Vec<_> = self.servers.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
+        let config = self.dir.join("cluster.toml").display().to_string();
+        ["--server", &servers.join(","), "--config", &config].map(str::to_owned).to_vec()
+    }
+
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Drop for Quoring {
+    fn drop(&mut self) {
+        if let Ok(pid) = i32::try_from(self.up.id())
+            && let Some(pid) = rustix::process::Pid::from_raw(pid)
+        {
+            // It may have ended already; it was not waited for, so the number is still its own.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let _ = self.up.wait();
+    }
+}
