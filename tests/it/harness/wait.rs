@@ -1,0 +1,31 @@
+//! Waiting for a condition, to a deadline: the only place where a test sleeps.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// For a cluster to start on a busy machine.
+pub(crate) const START: Duration = Duration::from_secs(90);
+
+/// For a cluster to recover from a fault on a busy machine. It is a deadline, not a measure.
+pub(crate) const HEAL: Duration = Duration::from_secs(60);
+
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(25);
+
+/// Looks until `attempt` gives a value, and returns it; panics with its last reason at the deadline.
+pub(crate) async fn eventually<T>(
+    what: &str,
+    within: Duration,
+    mut attempt: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        let why = match attempt().await {
+            Ok(value) => return value,
+            Err(why) => why,
+        };
+        assert!(Instant::now() < deadline, "{what}: not within {within:?}: {why}");
+        sleep(POLL).await;
+    }
+}
