@@ -21,6 +21,8 @@
 //! - A space's number is larger than any on disk when the store was opened, and used once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -68,12 +70,12 @@ impl Drop for Space {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Applied {
     pub(crate) last: Option<LogId>,
-    pub(crate) membership: StoredMembership,
+    pub(crate) membership: Arc<StoredMembership>,
 }
 
 impl Applied {
     pub(crate) fn meta(&self) -> SnapshotMeta {
-        SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone() }
+        SnapshotMeta { last_log_id: self.last, last_membership: StoredMembership::clone(&self.membership) }
     }
 }
 
@@ -138,6 +140,8 @@ pub(crate) struct Data {
     flushing: Mutex<()>,
     pub(crate) health: Arc<Health>,
     pub(crate) counters: DataCounters,
+    /// Readers may outlive the store; the directory is in use as long as they are there.
+    _lock: Option<Arc<File>>,
 }
 
 #[derive(Default)]
@@ -151,7 +155,11 @@ pub(crate) struct DataCounters {
 impl Data {
     /// Reads all records, and removes spaces that none of them names: what an unfinished install or
     /// deletion has left.
-    pub(crate) fn open(db: Arc<DB>, health: Arc<Health>) -> Result<Data, StoreError> {
+    pub(crate) fn open(
+        db: Arc<DB>,
+        health: Arc<Health>,
+        lock: Option<Arc<File>>,
+    ) -> Result<Data, StoreError> {
         let records = read_records(&db)?;
         let on_disk = read_spaces(&db)?;
         let named: BTreeSet<u64> = records.values().map(|(space, _)| *space).collect();
@@ -169,6 +177,7 @@ impl Data {
             flushing: Mutex::new(()),
             health,
             counters: DataCounters::default(),
+            _lock: lock,
         };
         let orphans: Vec<u64> = on_disk.difference(&named).copied().collect();
         if !orphans.is_empty() {
@@ -246,7 +255,7 @@ impl Data {
     pub(crate) fn install(
         &self,
         group: &DataGroup,
-        files: Vec<std::path::PathBuf>,
+        files: Vec<PathBuf>,
         space: Arc<Space>,
         meta: &SnapshotMeta,
     ) -> Result<(), StoreError> {
@@ -255,7 +264,8 @@ impl Data {
         let old = {
             let _commit = group.commit.lock();
             let old = group.space()?;
-            let applied = Applied { last: meta.last_log_id, membership: meta.last_membership.clone() };
+            let applied =
+                Applied { last: meta.last_log_id, membership: Arc::new(meta.last_membership.clone()) };
             let mut batch = WriteBatch::default();
             batch.put(DataKey::Record(group.id).encode(), encode_record(space.id, &applied));
             space.doom(false);
@@ -271,7 +281,7 @@ impl Data {
     }
 
     /// Moves files of fresh keys into the instance; they are durable on return.
-    pub(crate) fn ingest(&self, files: Vec<std::path::PathBuf>) -> Result<(), StoreError> {
+    pub(crate) fn ingest(&self, files: Vec<PathBuf>) -> Result<(), StoreError> {
         if files.is_empty() {
             return Ok(());
         }
@@ -332,7 +342,7 @@ fn decode_record(mut bytes: &[u8]) -> Result<(u64, Applied), StoreError> {
     let what = "a group's record";
     let space = bytes.try_get_u64().map_err(|_| StoreError::Corrupt { what, reason: "it is cut short" })?;
     let last = entry::decode_log_id_option(&mut bytes)?;
-    let membership = entry::decode_stored_membership(&mut bytes)?;
+    let membership = Arc::new(entry::decode_stored_membership(&mut bytes)?);
     entry::end(&bytes, what)?;
     Ok((space, Applied { last, membership }))
 }

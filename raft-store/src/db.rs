@@ -21,8 +21,11 @@ pub const FORMAT: u8 = 1;
 const FORMAT_RECORD: &str = "store.format";
 const ID_RECORD: &str = "store.id";
 
-/// Directory name inside the memory environment, which knows no other store.
-const MEMORY_DIR: &str = "/raft-store";
+/// The directory of an instance inside its own memory environment. Only its name is used, but it
+/// must exist outside, too: the binding would create it there.
+fn memory_dir() -> PathBuf {
+    std::env::temp_dir().components().collect()
+}
 
 /// The opened directory.
 pub(crate) struct Engines {
@@ -35,29 +38,27 @@ pub(crate) struct Engines {
     /// Where such files are written.
     pub(crate) snapshot_dir: PathBuf,
     pub(crate) in_memory: bool,
-    /// Held as long as the store is open.
-    _lock: Option<File>,
+    /// Held as long as anything of the store is open.
+    pub(crate) lock: Option<Arc<File>>,
 }
 
 impl Engines {
     pub(crate) fn open(options: &Options) -> Result<Engines, StoreError> {
-        let (dir, lock, env) = match &options.dir {
-            Some(dir) => (dir.clone(), Some(lock(dir)?), None),
-            None => {
-                (MEMORY_DIR.into(), None, Some(Env::mem_env().map_err(StoreError::engine("use memory"))?))
-            }
-        };
-        let in_memory = env.is_some();
-        let (log_dir, data_dir, snapshot_dir) = (dir.join("log"), dir.join("data"), dir.join("snapshot"));
+        let in_memory = options.dir.is_none();
+        let dir = options.dir.clone().unwrap_or_else(memory_dir);
+        let lock = if in_memory { None } else { Some(lock(&dir)?) };
+        let (log_env, data_env) = if in_memory { (Some(memory()?), Some(memory()?)) } else { (None, None) };
+        let part = |name| if in_memory { dir.clone() } else { dir.join(name) };
+        let (log_dir, data_dir, snapshot_dir) = (part("log"), part("data"), dir.join("snapshot"));
         let had_log = !in_memory && log_dir.join("CURRENT").exists();
         let had_data = !in_memory && data_dir.join("CURRENT").exists();
-        if !had_log && holds_records(&data_dir)? {
+        if !had_log && !in_memory && holds_records(&data_dir)? {
             return Err(StoreError::Damaged { dir, what: "its part `log` is missing".to_owned() });
         }
 
         let cache = Cache::new_hyper_clock_cache(options.block_cache_bytes, 0);
-        let log_options = options::log(options, env.as_ref(), &cache)?;
-        let data_options = options::data(options, env.as_ref(), &cache)?;
+        let log_options = options::log(options, log_env.as_ref(), &cache)?;
+        let data_options = options::data(options, data_env.as_ref(), &cache)?;
         let log = DB::open(&log_options, &log_dir).map_err(StoreError::engine("open the log"))?;
         check_format(&log, LogKey::Meta(FORMAT_RECORD).encode(), &dir)?;
         let known =
@@ -82,9 +83,13 @@ impl Engines {
             cache,
             snapshot_dir,
             in_memory,
-            _lock: lock,
+            lock: lock.map(Arc::new),
         })
     }
+}
+
+fn memory() -> Result<Env, StoreError> {
+    Env::mem_env().map_err(StoreError::engine("use memory"))
 }
 
 fn lock(dir: &Path) -> Result<File, StoreError> {

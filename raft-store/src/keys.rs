@@ -207,14 +207,16 @@ mod tests {
         fn log_keys_keep_their_order(a in log_key(), b in log_key()) {
             let (a, b) = (make(a), make(b));
             prop_assert_eq!(a.cmp(&b), a.encode().cmp(&b.encode()));
-            prop_assert_eq!(LogKey::decode(&a.encode()), Some(a));
+            let bytes = a.encode();
+            prop_assert_eq!(LogKey::decode(&bytes), Some(a));
         }
 
         #[test]
         fn cells_keep_their_order(s in 0u64..4, t in 0u64..4, k: Vec<u8>, l: Vec<u8>) {
             let (a, b) = (DataKey::Cell(s, &k), DataKey::Cell(t, &l));
             prop_assert_eq!(a.cmp(&b), a.encode().cmp(&b.encode()));
-            prop_assert_eq!(DataKey::decode(&a.encode()), Some(a));
+            let bytes = a.encode();
+            prop_assert_eq!(DataKey::decode(&bytes), Some(a));
         }
 
         #[test]

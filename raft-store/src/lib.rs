@@ -50,6 +50,7 @@ mod health;
 mod keys;
 mod load;
 mod log;
+mod logs;
 mod machine;
 mod options;
 mod read;

@@ -1,5 +1,4 @@
-//! The logs of all groups as they are in memory: bounds, votes, committed pointers, and the newest
-//! entries. What openraft asks of a log is in `storage.rs`; what is written, in `writer.rs`.
+//! One group's log as it is in memory: bounds, vote, committed pointer, and the newest entries. What openraft asks of a log is in `storage.rs`; what is written, in `writer.rs`.
 //!
 //! Invariants of one log:
 //! - It holds the entries `first..next`, without a hole. `next` may be anything as long as the log
@@ -13,41 +12,21 @@
 //! - `state` is held while an operation is handed to the writer, so the order in memory is the
 //!   order on disk.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use openraft::EntryPayload;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::entry::{self, ENTRY_OVERHEAD_BYTES};
 use crate::error::StoreError;
-use crate::types::{Entry, LogId, Vote};
+use crate::logs::TailBudget;
+use crate::types::{LogId, Vote};
 use crate::writer::{Change, Done, Op, Writer};
 
-/// What every group may keep in its tail, whatever the number of groups, in bytes.
-const TAIL_MIN_BYTES: usize = 64 << 10;
 /// Log entries deleted by one operation of the writer.
 const DELETE_MAX_ENTRIES: u64 = 8 << 10;
-
-/// The bound of all tails together, shared out evenly.
-pub(crate) struct TailBudget {
-    cap_bytes: usize,
-    used_bytes: AtomicUsize,
-    groups: AtomicUsize,
-}
-
-impl TailBudget {
-    fn share_bytes(&self) -> usize {
-        (self.cap_bytes / self.groups.load(Ordering::Relaxed).max(1)).max(TAIL_MIN_BYTES)
-    }
-
-    fn is_exceeded(&self) -> bool {
-        self.used_bytes.load(Ordering::Relaxed) > self.cap_bytes
-    }
-}
 
 /// How much log a group keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -125,7 +104,7 @@ pub(crate) struct Plan {
 }
 
 impl LogGroup {
-    fn new(id: u64, loaded: Loaded, budget: Arc<TailBudget>) -> LogGroup {
+    pub(crate) fn new(id: u64, loaded: Loaded, budget: Arc<TailBudget>) -> LogGroup {
         let start = loaded.purged.as_ref().map_or(0, |purged| purged.index + 1);
         let (first, last) = match loaded.entries {
             Some((first, last)) => (first, Some(last)),
@@ -143,7 +122,7 @@ impl LogGroup {
             bytes: loaded.bytes,
             ..State::default()
         };
-        budget.groups.fetch_add(1, Ordering::Relaxed);
+        budget.join();
         LogGroup {
             id,
             state: Mutex::new(state),
@@ -155,7 +134,7 @@ impl LogGroup {
     }
 
     /// The empty log that follows a dropped one.
-    fn successor(&self) -> LogGroup {
+    pub(crate) fn successor(&self) -> LogGroup {
         let mut successor = LogGroup::new(self.id, Loaded::default(), self.budget.clone());
         successor.vote = self.vote.clone();
         successor.tombstone = AtomicBool::new(true);
@@ -180,7 +159,7 @@ impl LogGroup {
     }
 
     /// True if there is anything but the vote of a dropped replica.
-    fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         let state = self.state.lock();
         let has_log = state.last.is_some() || state.committed.is_some();
         has_log || (self.vote().is_some() && !self.tombstone.load(Ordering::Relaxed))
@@ -224,7 +203,7 @@ impl LogGroup {
         }
         state.bytes += added as u64;
         state.tail_bytes += added;
-        self.budget.used_bytes.fetch_add(added, Ordering::Relaxed);
+        self.budget.charge(added);
         self.evict(&mut state);
         Ok(())
     }
@@ -380,6 +359,28 @@ impl LogGroup {
         }
     }
 
+    /// Removes everything but the vote, and refuses all further calls.
+    pub(crate) fn bury(self: &Arc<Self>, writer: &Writer, done: Done) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        // The tombstone comes first: whatever follows is repeated at open if it is lost.
+        let mut ops = vec![self.op(Change::Drop, Done::Lazy)];
+        ops.extend(self.deletions(state.first, state.next));
+        if let Some(last) = ops.last_mut() {
+            last.done = done;
+        }
+        writer.push(ops)?;
+        state.dropped = true;
+        state.tail.clear();
+        let bytes = state.tail_bytes;
+        self.uncharge(&mut state, bytes);
+        Ok(())
+    }
+
+    /// Keeps no more in memory than the group's share.
+    pub(crate) fn trim(&self) {
+        self.evict(&mut self.state.lock());
+    }
+
     fn ensure_live(&self, state: &State) -> Result<(), StoreError> {
         if state.dropped { Err(StoreError::Dropped(self.id)) } else { Ok(()) }
     }
@@ -415,108 +416,13 @@ impl LogGroup {
 
     fn uncharge(&self, state: &mut State, bytes: usize) {
         state.tail_bytes -= bytes;
-        self.budget.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.release(bytes);
     }
 }
 
 impl Drop for LogGroup {
     fn drop(&mut self) {
-        self.budget.groups.fetch_sub(1, Ordering::Relaxed);
-        self.budget.used_bytes.fetch_sub(self.state.get_mut().tail_bytes, Ordering::Relaxed);
+        self.budget.leave();
+        self.budget.release(self.state.get_mut().tail_bytes);
     }
-}
-
-/// The logs of all groups.
-pub(crate) struct Logs {
-    groups: RwLock<BTreeMap<u64, Arc<LogGroup>>>,
-    budget: Arc<TailBudget>,
-}
-
-impl Logs {
-    pub(crate) fn new(loaded: BTreeMap<u64, Loaded>, tail_bytes: usize) -> Logs {
-        let budget = Arc::new(TailBudget {
-            cap_bytes: tail_bytes,
-            used_bytes: AtomicUsize::new(0),
-            groups: AtomicUsize::new(0),
-        });
-        let make = |(id, loaded)| (id, Arc::new(LogGroup::new(id, loaded, budget.clone())));
-        let groups = loaded.into_iter().map(make).collect();
-        Logs { groups: RwLock::new(groups), budget }
-    }
-
-    /// The log of a group; an empty one if there is none.
-    pub(crate) fn open(&self, id: u64) -> Arc<LogGroup> {
-        if let Some(group) = self.get(id) {
-            return group;
-        }
-        let mut groups = self.groups.write();
-        let make = || Arc::new(LogGroup::new(id, Loaded::default(), self.budget.clone()));
-        let group = groups.entry(id).or_insert_with(make).clone();
-        if self.budget.is_exceeded() {
-            groups.values().for_each(|group| group.evict(&mut group.state.lock()));
-        }
-        group
-    }
-
-    pub(crate) fn get(&self, id: u64) -> Option<Arc<LogGroup>> {
-        self.groups.read().get(&id).cloned()
-    }
-
-    /// Groups with more than the vote of a dropped replica.
-    pub(crate) fn alive(&self) -> Vec<u64> {
-        self.groups.read().values().filter(|group| group.is_alive()).map(|group| group.id).collect()
-    }
-
-    pub(crate) fn tail_bytes(&self) -> usize {
-        self.budget.used_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Removes a log but for its vote. Old handles are refused from now on; returns when the disk
-    /// says so. The caller keeps others from opening the group meanwhile.
-    pub(crate) fn drop_group(&self, id: u64, writer: &Writer) -> Result<Arc<LogGroup>, StoreError> {
-        let group = self.open(id);
-        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-        {
-            let mut state = group.state.lock();
-            // The tombstone comes first: whatever follows is repeated at open if it is lost.
-            let mut ops = vec![group.op(Change::Drop, Done::Lazy)];
-            ops.extend(group.deletions(state.first, state.next));
-            if let Some(last) = ops.last_mut() {
-                last.done = Done::Thread(sender);
-            }
-            writer.push(ops)?;
-            state.dropped = true;
-            let tail_bytes = state.tail_bytes;
-            group.uncharge(&mut state, tail_bytes);
-            state.tail.clear();
-        }
-        receiver.recv().unwrap_or(Err(StoreError::Closed))?;
-        let successor = Arc::new(group.successor());
-        self.groups.write().insert(id, successor.clone());
-        Ok(successor)
-    }
-}
-
-/// Encodes entries into one buffer, to be shared by the writer and the tail: bytes kept in memory
-/// are then counted exactly, and never pin the network buffer that a command came in.
-pub(crate) fn encode_all(entries: Vec<Entry>) -> Vec<(LogId, Bytes)> {
-    let command_bytes = |entry: &Entry| match &entry.payload {
-        EntryPayload::Normal(command) => command.0.len(),
-        _ => 0,
-    };
-    let size = entries.iter().map(|entry| command_bytes(entry) + ENTRY_OVERHEAD_BYTES).sum();
-    let mut buffer = Vec::with_capacity(size);
-    let mut ends = Vec::with_capacity(entries.len());
-    for entry in entries {
-        entry::encode(&entry, &mut buffer);
-        ends.push((entry.log_id, buffer.len()));
-    }
-    let buffer = Bytes::from(buffer);
-    let mut start = 0;
-    let slice = |(id, end)| {
-        let bytes = buffer.slice(start..end);
-        start = end;
-        (id, bytes)
-    };
-    ends.into_iter().map(slice).collect()
 }

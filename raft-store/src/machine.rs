@@ -72,7 +72,7 @@ impl<M: Machine> StateMachine<M> {
     }
 
     fn reload(&mut self) -> Result<(), Fatal> {
-        let view = View::new(self.store.data.db.clone(), self.group.space()?);
+        let view = View::new(self.store.data.clone(), self.group.space()?);
         self.machine.reload(&view)
     }
 
@@ -96,7 +96,7 @@ impl<M: Machine> StateMachine<M> {
     /// Record and cells at one moment.
     fn source(&self) -> Result<Source, StoreError> {
         let _commit = self.group.commit.lock();
-        let view = View::new(self.store.data.db.clone(), self.group.space()?);
+        let view = View::new(self.store.data.clone(), self.group.space()?);
         Ok(Source::new(self.group.id, self.group.applied().meta(), view))
     }
 }
@@ -120,7 +120,7 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
         self.group.space()?;
         let applied = self.group.applied();
-        Ok((applied.last, applied.membership))
+        Ok((applied.last, StoredMembership::clone(&applied.membership)))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
@@ -148,7 +148,7 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
                     self.machine.apply(&mut txn, &command.0, responder.is_some()).map_err(stop)?
                 }
                 EntryPayload::Membership(membership) => {
-                    applied.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    applied.membership = Arc::new(StoredMembership::new(Some(entry.log_id), membership));
                     Replies::default()
                 }
             };

@@ -15,9 +15,9 @@ use crate::types::LogId;
 type RocksSnapshot<'a> = SnapshotWithThreadMode<'a, DB>;
 
 self_cell::self_cell! {
-    /// A RocksDB snapshot together with the database that it borrows.
+    /// A RocksDB snapshot together with the instance that it borrows.
     struct OwnedSnapshot {
-        owner: Arc<DB>,
+        owner: Arc<Data>,
         #[covariant]
         dependent: RocksSnapshot,
     }
@@ -45,7 +45,7 @@ impl Reader {
     pub fn view(&self) -> Result<View, StoreError> {
         // The space first: see "Spaces and readers" in `data.rs`.
         let space = self.group.space()?;
-        Ok(View::new(self.data.db.clone(), space))
+        Ok(View::new(self.data.clone(), space))
     }
 
     /// The last applied log id.
@@ -70,8 +70,8 @@ pub struct View {
 }
 
 impl View {
-    pub(crate) fn new(db: Arc<DB>, space: Arc<Space>) -> View {
-        View { snapshot: Arc::new(OwnedSnapshot::new(db, |db| db.snapshot())), space }
+    pub(crate) fn new(data: Arc<Data>, space: Arc<Space>) -> View {
+        View { snapshot: Arc::new(OwnedSnapshot::new(data, |data| data.db.snapshot())), space }
     }
 
     /// The value of a key.

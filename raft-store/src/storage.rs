@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::{EntryPayload, OptionalSend};
 use rocksdb::{DB, ReadOptions};
 use tokio::sync::oneshot;
 
-use crate::entry;
+use crate::entry::{self, ENTRY_OVERHEAD_BYTES};
 use crate::error::StoreError;
 use crate::keys::LogKey;
-use crate::log::{LogGroup, encode_all};
+use crate::log::LogGroup;
 use crate::store::Inner;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 use crate::writer::Done;
@@ -78,6 +78,30 @@ impl GroupLog {
             return encoded.iter().map(entry::decode).collect();
         }
     }
+}
+
+/// Encodes entries into one buffer, to be shared by the writer and the tail: bytes kept in memory
+/// are then counted exactly, and never pin the network buffer that a command came in.
+fn encode_all(entries: Vec<Entry>) -> Vec<(LogId, Bytes)> {
+    let command_bytes = |entry: &Entry| match &entry.payload {
+        EntryPayload::Normal(command) => command.0.len(),
+        _ => 0,
+    };
+    let size = entries.iter().map(|entry| command_bytes(entry) + ENTRY_OVERHEAD_BYTES).sum();
+    let mut buffer = Vec::with_capacity(size);
+    let mut ends = Vec::with_capacity(entries.len());
+    for entry in entries {
+        entry::encode(&entry, &mut buffer);
+        ends.push((entry.log_id, buffer.len()));
+    }
+    let buffer = Bytes::from(buffer);
+    let mut start = 0;
+    let slice = |(id, end)| {
+        let bytes = buffer.slice(start..end);
+        start = end;
+        (id, bytes)
+    };
+    ends.into_iter().map(slice).collect()
 }
 
 fn read_cold(db: &DB, group: u64, range: Range<u64>, max_bytes: usize) -> Result<Vec<Bytes>, StoreError> {

@@ -17,7 +17,8 @@ use crate::error::StoreError;
 use crate::health::Health;
 use crate::keys::{LogKey, TOMBSTONE_DONE};
 use crate::load;
-use crate::log::{LogSize, Logs};
+use crate::log::LogSize;
+use crate::logs::Logs;
 use crate::machine::{Machine, StateMachine};
 use crate::options::Options;
 use crate::read::Reader;
@@ -45,7 +46,6 @@ pub(crate) struct Inner {
     health: Arc<Health>,
     /// Held while a group is opened or dropped: nobody opens a group that is half gone.
     lifecycle: Mutex<()>,
-    /// Last, as it holds the directory's lock.
     pub(crate) engines: Engines,
 }
 
@@ -61,7 +61,7 @@ impl Store {
         let engines = Engines::open(&options)?;
         let health = Arc::new(Health::new());
         let (groups, pending) = load::load(&engines.log)?;
-        let data = Arc::new(Data::open(engines.data.clone(), health.clone())?);
+        let data = Arc::new(Data::open(engines.data.clone(), health.clone(), engines.lock.clone())?);
         for id in pending {
             data.drop_group(id)?;
             let done = engines.log.put(LogKey::Tombstone(id).encode(), TOMBSTONE_DONE);

@@ -249,9 +249,10 @@ impl Writer {
     fn run(&self) {
         let _fail_rest = FailRest(self);
         while let Some((ops, committed)) = self.take() {
-            let result = self.write(&ops, committed);
+            let mut batch = InFlight { writer: self, ops };
+            let result = self.write(batch.ops.make_contiguous(), committed);
             let failed = result.is_err();
-            for op in ops {
+            while let Some(op) = batch.ops.pop_front() {
                 self.complete(op, result.clone());
             }
             if failed {
@@ -261,7 +262,7 @@ impl Writer {
     }
 
     /// Waits for work; `None` when closed and empty.
-    fn take(&self) -> Option<(Vec<Op>, Vec<Arc<LogGroup>>)> {
+    fn take(&self) -> Option<(VecDeque<Op>, Vec<Arc<LogGroup>>)> {
         let mut queue = self.queue.lock();
         while queue.urgent == 0 {
             if queue.closed {
@@ -276,12 +277,12 @@ impl Writer {
             }
         }
         let mut bytes = 0;
-        let mut ops = Vec::new();
+        let mut ops = VecDeque::new();
         while ops.len() < BATCH_MAX_OPS && bytes < BATCH_MAX_BYTES {
             let Some(op) = queue.ops.pop_front() else { break };
             bytes += op.bytes();
             queue.urgent -= usize::from(!op.done.is_lazy());
-            ops.push(op);
+            ops.push_back(op);
         }
         Some((ops, std::mem::take(&mut queue.committed)))
     }
@@ -351,6 +352,20 @@ impl Writer {
         // Room in the queue first: the callback may lead to the next append.
         drop(change);
         done.run(result);
+    }
+}
+
+/// The operations of the running batch. Should the thread panic, their callers are told.
+struct InFlight<'a> {
+    writer: &'a Writer,
+    ops: VecDeque<Op>,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        for op in self.ops.drain(..) {
+            op.done.run(Err(self.writer.health.poison("the log writer panicked")));
+        }
     }
 }
 

@@ -29,7 +29,8 @@ const MAX_QUEUED_APPENDS: usize = 64;
 /// The time to find out whether a leader that a candidate calls gone is gone for this node too.
 const CONFIRM_GONE: Duration = Duration::from_millis(200);
 
-/// The append sessions of a group: one per sending member, the latest one.
+/// The append sessions of a group: one per sending member, the latest one. A member has one at a
+/// time; with two, the order between their appends would be lost.
 #[derive(Default)]
 pub(super) struct Sessions(Mutex<HashMap<NodeId, Session>>);
 

@@ -14,7 +14,7 @@ use openraft::{
     OptionalSend, RaftNetworkFactory, RaftNetworkV2,
     base::{BoxFuture, BoxStream},
     errors::{NetworkError, ReplicationClosed, StreamingError, Unreachable},
-    network::RPCOption,
+    network::{RPCOption, stream_append_sequential},
     raft::{TransferLeaderRequest, TransferLeaderResponse},
 };
 use raft_store::{
@@ -70,6 +70,9 @@ pub(super) struct Transport {
 
 /// Sends one group's messages to one member.
 pub struct Sender {
+    /// Heartbeats and proofs of leadership: openraft sends each as a stream of its own, beside the
+    /// replication's. They bear no order, so they form no session.
+    heartbeats: bool,
     group: GroupId,
     to: Peer,
     links: Arc<Links>,
@@ -80,7 +83,18 @@ impl RaftNetworkFactory<TypeConfig> for Transport {
     type Network = Sender;
 
     async fn new_client(&mut self, target: u64, _node: &Node) -> Sender {
+        self.sender(target, false)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, _node: &Node) -> Sender {
+        self.sender(target, true)
+    }
+}
+
+impl Transport {
+    fn sender(&self, target: u64, heartbeats: bool) -> Sender {
         Sender {
+            heartbeats,
             group: self.group,
             to: Peer::Node(NodeId(target)),
             links: self.links.clone(),
@@ -133,11 +147,14 @@ impl RaftNetworkV2<TypeConfig> for Sender {
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
-        _option: RPCOption,
+        option: RPCOption,
     ) -> BoxFuture<'s, Result<BoxStream<'s, Result<AppendResult, RpcError>>, RpcError>>
     where
         S: Stream<Item = AppendRequest> + OptionalSend + Unpin + 'static,
     {
+        if self.heartbeats {
+            return stream_append_sequential(self, input, option);
+        }
         Box::pin(async move {
             // One session stays on one connection, whose order is the session's order.
             let deadline = Instant::now() + CONTROL_TIMEOUT;

@@ -10,7 +10,8 @@ use crate::{
 
 /// Whether there is a worker that could take over what is moved off this one.
 pub fn may_drain(map: &Map, observed: &Observed, id: &WorkerId) -> Result<(), String> {
-    let takes_over = |(_, worker): &(&NodeId, &crate::ring::map::Worker)| !worker.draining && worker.id != *id;
+    let takes_over =
+        |(_, worker): &(&NodeId, &crate::ring::map::Worker)| !worker.draining && worker.id != *id;
     if map.workers.iter().filter(takes_over).any(|(node, _)| is_active(observed, *node)) {
         return Ok(());
     }
@@ -30,8 +31,7 @@ pub fn may_remove(map: &Map, observed: &Observed, node: NodeId) -> Result<(), St
         if !members.contains(&node) {
             continue;
         }
-        let alive =
-            members.iter().filter(|member| **member != node && is_active(observed, **member)).count();
+        let alive = members.iter().filter(|member| **member != node && is_active(observed, **member)).count();
         if alive * 2 <= members.len() {
             return Err(format!(
                 "without worker {}, shard {} would have {alive} of {} copies alive, no majority; drain it \

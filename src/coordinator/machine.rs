@@ -145,7 +145,10 @@ impl State {
             return if same {
                 Ok(Reply::Done { epoch: map.epoch })
             } else {
-                refuse(format!("these coordinators already keep the cluster {} ({})", map.settings.name, map.cluster))
+                refuse(format!(
+                    "these coordinators already keep the cluster {} ({})",
+                    map.settings.name, map.cluster
+                ))
             };
         }
         if !(1..=Settings::MAX_REPLICATION).contains(&settings.replication) {

@@ -10,6 +10,3 @@ pub mod observed;
 pub mod plan;
 pub mod records;
 pub mod status;
-
-#[cfg(test)]
-mod script_test;

@@ -20,7 +20,7 @@ use crate::{
     ids::{GroupId, NodeId, Position},
     ring::{
         map::{Map, Shard},
-        placement,
+        placement::{self, Workers},
     },
 };
 
@@ -99,7 +99,9 @@ fn first_shards(map: &Map, policy: &Policy, observed: &Observed) -> Option<Comma
     if !enough && observed.first_worker_waited_ms < FORMATION_GRACE_MS {
         return None;
     }
-    let placed = placement::next(map, &workers, &policy.placement);
+    // Nothing has to be moved for it yet, so it may be as even as can be.
+    let policy = placement::Policy { slack_percent: 0, ..policy.placement };
+    let placed = placement::next(map, &Workers::active(workers), &policy);
     let shards: Vec<(Position, Shard)> = placed.shards.into_iter().collect();
     (!shards.is_empty()).then_some(Command::Place { epoch: map.epoch, shards })
 }
@@ -150,28 +152,57 @@ impl Plan<'_> {
     }
 
     /// Whose replicas stay: workers that are active or may soon be so again.
-    fn eligible(&self) -> BTreeSet<NodeId> {
+    fn workers(&self) -> Workers {
         let replace_after_ms = self.map.settings.replace_after_ms;
-        let stays = |node: &NodeId| {
+        let mut workers = Workers::default();
+        for (node, worker) in &self.map.workers {
             let seen = self.observed.workers.get(node);
-            seen.is_none_or(|worker| worker.active || worker.silent_for_ms < replace_after_ms)
-        };
-        let workers = self.map.workers.iter();
-        workers.filter(|(node, worker)| !worker.draining && stays(node)).map(|(node, _)| *node).collect()
+            if worker.draining {
+                continue;
+            } else if seen.is_some_and(|seen| seen.active) {
+                workers.active.insert(*node);
+            } else if seen.is_none_or(|seen| seen.silent_for_ms < replace_after_ms) {
+                workers.silent.insert(*node);
+            }
+        }
+        workers
+    }
+
+    /// The map as it should become, of shards that can change now, and where it differs.
+    ///
+    /// What cannot change is held out of the placement: otherwise the others would be arranged around
+    /// changes that do not happen, differently each time.
+    fn target(&self) -> (Map, Vec<Position>) {
+        let is_held = |(_, shard): &(&Position, &Shard)| self.settled(shard).is_none();
+        let mut held: BTreeSet<Position> =
+            self.map.shards.iter().filter(is_held).map(|(start, _)| *start).collect();
+        let workers = self.workers();
+        loop {
+            let target = placement::next_around(self.map, &workers, &held, &self.policy.placement);
+            let differs = |(start, shard): &(&Position, &Shard)| target.shards[*start] != **shard;
+            let different: Vec<Position> =
+                self.map.shards.iter().filter(differs).map(|(start, _)| *start).collect();
+            let count = held.len();
+            held.extend(different.iter().filter(|start| !self.is_possible(**start, &target)));
+            if held.len() == count {
+                return (target, different);
+            }
+        }
+    }
+
+    fn is_possible(&self, start: Position, target: &Map) -> bool {
+        let (from, to) = (&self.map.shards[&start].replicas, &target.shards[&start].replicas);
+        is_same_set(from, to) || self.as_move(start, target).is_some()
     }
 
     fn changes(&self) -> Vec<(Position, Shard)> {
-        let eligible = self.eligible();
-        let target = placement::next(self.map, &eligible, &self.policy.placement);
-        let differs = |(start, shard): &(&Position, &Shard)| target.shards[*start] != **shard;
-        let different: Vec<Position> =
-            self.map.shards.iter().filter(differs).map(|(start, _)| *start).collect();
+        let (target, different) = self.target();
         if different.is_empty() {
             return Vec::new();
         }
         let (mut burden, under_way) = self.under_way();
         let mut moves: Vec<Move> =
-            different.iter().filter_map(|start| self.as_move(*start, &target, &eligible)).collect();
+            different.iter().filter_map(|start| self.as_move(*start, &target)).collect();
         moves.sort_by_key(|a_move| (a_move.urgency, a_move.start));
         let mut chosen = Vec::new();
         for a_move in moves {
@@ -179,8 +210,9 @@ impl Plan<'_> {
             if room == 0 || chosen.len() >= self.policy.changes_max {
                 break;
             }
-            let is_free =
-                |node: &NodeId| burden.get(node).is_none_or(|count| *count < self.policy.moves_per_worker_max);
+            let is_free = |node: &NodeId| {
+                burden.get(node).is_none_or(|count| *count < self.policy.moves_per_worker_max)
+            };
             if a_move.takes_part.iter().all(is_free) {
                 for node in &a_move.takes_part {
                     *burden.entry(*node).or_default() += 1;
@@ -217,7 +249,7 @@ impl Plan<'_> {
     }
 
     /// The change of a shard's members that the target asks for, if it can happen now.
-    fn as_move(&self, start: Position, target: &Map, eligible: &BTreeSet<NodeId>) -> Option<Move> {
+    fn as_move(&self, start: Position, target: &Map) -> Option<Move> {
         let (from, to) = (&self.map.shards[&start], &target.shards[&start]);
         if is_same_set(&from.replicas, &to.replicas) {
             return None;
@@ -230,8 +262,8 @@ impl Plan<'_> {
             return None;
         }
         let is_draining = |node: &NodeId| self.map.workers.get(node).is_some_and(|worker| worker.draining);
-        let gone = |node: &&NodeId| !eligible.contains(node) && !is_draining(node);
-        let is_repair = from.replicas.iter().any(|node| gone(&node)) || to.replicas.len() > from.replicas.len();
+        let lost = |node: &NodeId| !to.replicas.contains(node) && !is_active(&node) && !is_draining(node);
+        let is_repair = from.replicas.iter().any(lost) || to.replicas.len() > from.replicas.len();
         let urgency = match from.replicas.iter().any(is_draining) {
             _ if is_repair => 0,
             true => 1,

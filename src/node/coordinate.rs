@@ -22,7 +22,7 @@ use crate::{
     error::Error,
     ids::{GroupId, NodeId},
     peer::Peer,
-    ring::{map::{Coordinator, Map}, placement::Policy},
+    ring::map::{Coordinator, Map},
     router::calls::ClusterCall,
 };
 
@@ -66,7 +66,7 @@ async fn round(node: &Arc<Node>, group: &Arc<Group>) -> Result<(), Error> {
             Some(map) => {
                 node.seen.lock().retain(map, |id| state.pinged().contains_key(id));
                 let observed = observed(node, &state, map, group, Instant::now());
-                plan::steps(map, &Policy::default(), &observed)
+                plan::steps(map, &plan::Policy::default(), &observed)
             }
         }
     };

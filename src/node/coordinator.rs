@@ -302,9 +302,10 @@ fn inactive_after(state: &State) -> Duration {
 fn cluster(node: &Node, group: &Group) -> Result<status::Cluster, Error> {
     let shared = node.coordinator.as_ref().expect("the group runs on coordinators only");
     let state = shared.state();
-    let map = state.map().ok_or_else(|| Error::Unavailable("the cluster is being founded".into()))?;
+    let founding = || Error::Unavailable("the cluster is being founded".into());
+    let map = state.map().ok_or_else(founding)?;
     let observed = coordinate::observed(node, &state, map, group, Instant::now());
-    Ok(status::build(map, state.pinged(), &observed))
+    status::cluster(&state, &observed).ok_or_else(founding)
 }
 
 /// A new cluster's identity.

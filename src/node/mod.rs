@@ -62,7 +62,7 @@ pub(crate) struct Node {
     router: Router,
     advertise: Address,
     settings: Settings,
-    role: &'static str,
+    role: http::Role,
     name: String,
     member: RwLock<Option<Member>>,
     /// Why the node cannot serve yet, or no longer.
@@ -188,8 +188,8 @@ pub async fn run(config: config::Node, shutdown: impl Future<Output = ()>) -> an
     let node = build(&config, store, name)?;
     let (stop_http, http_stopped) = watch::channel(false);
     let context = http::Context::new(node.router.clone(), Arc::new(info::Info(node.clone())), prometheus);
-    let server = tokio::spawn(http::serve(listener, context, http_stopped, DRAIN));
-    tracing::info!(role = node.role, name = node.name, %address, "listening");
+    let server = tokio::spawn(http::serve(listener, context, asked(http_stopped)));
+    tracing::info!(role = ?node.role, name = node.name, %address, "listening");
 
     let failure = tokio::select! {
         result = play(&node, &config) => Some(result.err().unwrap_or_else(|| anyhow::anyhow!("the node's role ended"))),
@@ -201,6 +201,11 @@ pub async fn run(config: config::Node, shutdown: impl Future<Output = ()>) -> an
         Some(error) => Err(error),
         None => Ok(()),
     }
+}
+
+async fn asked(mut stop: watch::Receiver<bool>) {
+    // An error means that the sender is gone, and with it the node.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 async fn open_store(config: &config::Node) -> anyhow::Result<Store> {
@@ -225,7 +230,7 @@ fn build(config: &config::Node, store: Store, name: String) -> anyhow::Result<Ar
         router,
         advertise: config.advertise.clone(),
         settings: config.settings.clone(),
-        role: if coordinates { "coordinator" } else { "worker" },
+        role: if coordinates { http::Role::Coordinator } else { http::Role::Worker },
         name,
         member: RwLock::default(),
         obstacle: watch::Sender::new(None),
@@ -312,7 +317,7 @@ async fn stop(
     node.host.shutdown().await;
     node.links.close();
     let store = node.host.store().clone();
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.close()).await {
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.shutdown()).await {
         tracing::error!(%error, "close the store");
     }
     tracing::info!("stopped");

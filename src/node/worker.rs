@@ -149,7 +149,7 @@ fn held(node: &Node) -> Vec<Held> {
                 term: status.term,
                 commit: status.commit,
                 applied: status.applied,
-                bytes: group.reader().approximate_size_bytes(),
+                bytes: group.reader().size_bytes().unwrap_or(0),
                 behind: status.last.saturating_sub(slowest),
                 voters: status.voters,
                 learners: status.learners,

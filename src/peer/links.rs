@@ -1,9 +1,12 @@
 //! All connections of this node: made when first needed, shared, replaced when they break.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -56,8 +59,9 @@ pub struct Links {
     me: ArcSwap<Identity>,
     directory: ArcSwap<Directory>,
     slots: Mutex<HashMap<(Peer, Lane), Arc<Slot>>>,
-    gone: Mutex<HashMap<NodeId, Instant>>,
+    gone: Mutex<HashSet<NodeId>>,
     gone_reports: mpsc::Sender<NodeId>,
+    closed: AtomicBool,
     handler: Arc<dyn Handler>,
 }
 
@@ -101,6 +105,7 @@ impl Links {
             slots: Mutex::default(),
             gone: Mutex::default(),
             gone_reports,
+            closed: AtomicBool::new(false),
             handler,
         };
         (Arc::new(links), reports)
@@ -139,7 +144,7 @@ impl Links {
     /// Whether the process of a node is known to have ended: its connection was reset and a new one
     /// was refused, and none has been made since. Says nothing about a silent network.
     pub fn is_gone(&self, node: NodeId) -> bool {
-        self.gone.lock().contains_key(&node)
+        self.gone.lock().contains(&node)
     }
 
     /// Calls and waits for the answer, connecting first where that is needed.
@@ -177,6 +182,9 @@ impl Links {
         if let Some(conn) = slot.alive() {
             return Ok(conn);
         }
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(CallError::NotSent("this node is stopping".into()));
+        }
         let connect = async {
             let mut failed = slot.connecting.lock().await;
             if let Some(conn) = slot.alive() {
@@ -211,17 +219,18 @@ impl Links {
         }
     }
 
-    /// Takes over a connection that another node has made to this one.
-    pub async fn accept(self: &Arc<Self>, upgraded: Upgraded) {
-        match timeout(CONNECT_TIMEOUT, self.greet(upgraded)).await {
+    /// Takes over a connection that another node has made to this one and that has left HTTP.
+    pub async fn accept(self: &Arc<Self>, socket: TcpStream) {
+        match timeout(CONNECT_TIMEOUT, self.greet(socket)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "greet peer"),
             Err(_) => tracing::debug!("greet peer: it said nothing"),
         }
     }
 
-    /// Closes every connection.
+    /// Closes every connection and makes no more.
     pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
         for slot in self.slots.lock().values() {
             if let Some(conn) = slot.alive() {
                 conn.close();
@@ -233,8 +242,7 @@ impl Links {
         self.slots.lock().entry((to.clone(), lane)).or_default().clone()
     }
 
-    async fn greet(self: &Arc<Self>, upgraded: Upgraded) -> Result<(), HelloError> {
-        let mut tcp = raw(upgraded)?;
+    async fn greet(self: &Arc<Self>, mut tcp: TcpStream) -> Result<(), HelloError> {
         let hello: Hello = hello::receive(&mut tcp).await?;
         let me = self.identity();
         let known = hello.from.node.and_then(|node| self.directory.load().get(&node).map(|(_, store)| *store));
@@ -303,8 +311,7 @@ impl Links {
     }
 
     fn report_gone(&self, node: NodeId) {
-        let news = self.gone.lock().insert(node, Instant::now()).is_none();
-        if news {
+        if self.gone.lock().insert(node) {
             tracing::info!(%node, "the process of a peer is gone");
             // A full queue only means that elections wait for their ordinary timeout.
             let _ = self.gone_reports.try_send(node);
@@ -342,10 +349,9 @@ fn raw(upgraded: Upgraded) -> Result<TcpStream, io::Error> {
     let parts = upgraded
         .downcast::<TokioIo<TcpStream>>()
         .map_err(|_| io::Error::other("the upgraded connection is not a plain TCP stream"))?;
-    // The greeting is read from the socket itself, so nothing of it may have been read before. The
-    // caller waits for the 101 before it speaks, and we wait for its greeting before we do.
+    // The other side waits for our greeting, so nothing can stand behind its 101.
     if !parts.read_buf.is_empty() {
-        return Err(io::Error::other("the other side spoke before the upgrade was done"));
+        return Err(io::Error::other("the other side spoke before it was spoken to"));
     }
     Ok(parts.io.into_inner())
 }

@@ -81,7 +81,11 @@ impl Shard {
 
 impl Map {
     /// A map without shards and workers, as it is right after the founding.
-    pub fn founded(cluster: ClusterId, settings: Settings, coordinators: BTreeMap<NodeId, Coordinator>) -> Self {
+    pub fn founded(
+        cluster: ClusterId,
+        settings: Settings,
+        coordinators: BTreeMap<NodeId, Coordinator>,
+    ) -> Self {
         let (workers, shards) = (BTreeMap::new(), BTreeMap::new());
         Self { epoch: Epoch(1), cluster, settings, coordinators, workers, shards }
     }
@@ -130,7 +134,10 @@ impl Map {
         }
         for (index, replica) in shard.replicas.iter().enumerate() {
             if !self.workers.contains_key(replica) {
-                return Err(format!("shard {} has a replica on node {replica}, which is no worker", shard.group));
+                return Err(format!(
+                    "shard {} has a replica on node {replica}, which is no worker",
+                    shard.group
+                ));
             }
             if shard.replicas[..index].contains(replica) {
                 return Err(format!("shard {} has two replicas on node {replica}", shard.group));
@@ -257,10 +264,8 @@ mod tests {
         for node in 1..=4 {
             let id = WorkerId::try_from(format!("w{node}")).unwrap();
             let store = StoreId(Uuid::from_u128(node.into()));
-            map.workers.insert(
-                NodeId(node),
-                Worker { id, addr: String::new(), store, zone: None, draining: false },
-            );
+            map.workers
+                .insert(NodeId(node), Worker { id, addr: String::new(), store, zone: None, draining: false });
         }
         for (index, (start, replicas)) in replicas.iter().enumerate() {
             let replicas = replicas.iter().map(|node| NodeId(*node)).collect();
@@ -275,17 +280,17 @@ mod tests {
         let judge = |replicas: &[(u64, &[u64])]| map(replicas).check();
         assert_eq!(judge(&[]), Ok(()));
         assert_eq!(judge(&[(0, &[1, 2, 3]), (9, &[4])]), Ok(()));
-        assert_eq!(judge(&[(1, &[1])]).unwrap_err(), "no shard keeps the ring from its start to 0000000000000001");
+        assert_eq!(
+            judge(&[(1, &[1])]).unwrap_err(),
+            "no shard keeps the ring from its start to 0000000000000001"
+        );
         assert_eq!(judge(&[(0, &[])]).unwrap_err(), "shard 1 has no replicas");
         assert_eq!(judge(&[(0, &[1, 1])]).unwrap_err(), "shard 1 has two replicas on node 1");
         assert_eq!(
             judge(&[(0, &[1, 2, 3, 4])]).unwrap_err(),
             "shard 1 has 4 replicas, more than the replication of 3"
         );
-        assert_eq!(
-            judge(&[(0, &[7])]).unwrap_err(),
-            "shard 1 has a replica on node 7, which is no worker"
-        );
+        assert_eq!(judge(&[(0, &[7])]).unwrap_err(), "shard 1 has a replica on node 7, which is no worker");
         let mut twice = map(&[(0, &[1]), (5, &[2])]);
         twice.shards.get_mut(&Position(5)).unwrap().group = GroupId(1);
         assert_eq!(twice.check().unwrap_err(), "two shards have the group 1");
@@ -296,8 +301,7 @@ mod tests {
         same_id.workers.get_mut(&NodeId(2)).unwrap().id = "w1".parse().unwrap();
         assert_eq!(same_id.check().unwrap_err(), "two workers have the id w1");
         let mut both = map(&[]);
-        both.coordinators
-            .insert(NodeId(3), Coordinator { addr: String::new(), store: StoreId(Uuid::nil()) });
+        both.coordinators.insert(NodeId(3), Coordinator { addr: String::new(), store: StoreId(Uuid::nil()) });
         assert_eq!(both.check().unwrap_err(), "node 3 is a worker and a coordinator");
     }
 

@@ -112,6 +112,26 @@ struct Inner {
     coordinator: RwLock<Option<Peer>>,
 }
 
+/// What is asked of a shard.
+enum Work {
+    /// An encoded command.
+    Write(Bytes),
+    Query(Query, Consistency),
+}
+
+impl Work {
+    fn needs_leader(&self) -> bool {
+        !matches!(self, Work::Query(_, Consistency::Stale))
+    }
+}
+
+/// What a shard answered.
+enum Done {
+    /// An encoded reply.
+    Replied(Bytes),
+    Served(Served),
+}
+
 impl Router {
     /// A router without a map.
     pub fn new(host: Arc<Host>, links: Arc<Links>, coordination: Arc<dyn Coordination>) -> Self {
@@ -187,18 +207,10 @@ impl Router {
             return Err(Error::Invalid("a command needs at least one write".into()));
         };
         let body: Bytes = calls::encode(&command);
-        let row = first.row.clone();
-        let reply = self
-            .attempt(Target::Row(&row), deadline, async |group, epoch, node| {
-                if node.0 == self.0.me.load(Ordering::Relaxed) {
-                    local::write(&self.0.host, group, epoch, body.clone(), deadline).await
-                } else {
-                    let call = calls::write(group, deadline, &body);
-                    self.call(&Peer::Node(node), calls::method::WRITE, call, deadline).await
-                }
-            })
-            .await?;
-        calls::decode_reply(&reply)
+        match self.attempt(Target::Row(&first.row), &Work::Write(body), deadline).await? {
+            Done::Replied(reply) => calls::decode_reply(&reply),
+            Done::Served(_) => Err(Error::Unknown("the shard answered something else".into())),
+        }
     }
 
     /// Asks one shard.
@@ -214,20 +226,10 @@ impl Router {
         {
             return Ok(served);
         }
-        self.attempt(target, deadline, async |group, epoch, node| {
-            if node.0 == self.0.me.load(Ordering::Relaxed) {
-                return local::query(&self.0.host, group, epoch, query.clone(), consistency, deadline).await;
-            }
-            let call = calls::query(group, deadline, consistency, &query);
-            let answer = self.call(&Peer::Node(node), calls::method::QUERY, call, deadline).await;
-            // A read has no effect, so it may be asked again whatever became of it.
-            let answer = answer.map_err(|error| match error.outcome() {
-                Outcome::None => error,
-                Outcome::Unknown => Error::Unavailable(error.to_string()),
-            })?;
-            calls::decode_served(&answer)
-        })
-        .await
+        match self.attempt(target, &Work::Query(query, consistency), deadline).await? {
+            Done::Served(served) => Ok(served),
+            Done::Replied(_) => Err(Error::Unavailable("the shard answered something else".into())),
+        }
     }
 
     /// Whether any shard has a cell in this table, asked of any replica.
@@ -335,12 +337,7 @@ impl Router {
     }
 
     /// Tries the replicas of a shard, the leader first, until one answers or the deadline comes.
-    async fn attempt<T>(
-        &self,
-        target: Target<'_>,
-        deadline: Instant,
-        send: impl AsyncFn(GroupId, Epoch, NodeId) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+    async fn attempt(&self, target: Target<'_>, work: &Work, deadline: Instant) -> Result<Done, Error> {
         let mut pause = FIRST_PAUSE;
         let mut tried = 0;
         let mut last = no_shards();
@@ -352,7 +349,7 @@ impl Router {
                 // Where nobody is known to lead, or the leader does not answer, all are asked in turn.
                 let hint = self.leader_of(group).filter(|id| replicas.contains(id) && failed != Some(*id));
                 let node = hint.unwrap_or_else(|| replicas[tried % replicas.len()]);
-                match send(group, epoch, node).await {
+                match self.send(node, group, epoch, work, deadline).await {
                     Err(Error::NotLeader { leader }) => {
                         let news = leader.filter(|leader| *leader != node);
                         self.note_leader(group, news);
@@ -371,9 +368,11 @@ impl Router {
                         failed = Some(node);
                         last = error;
                     }
-                    Ok(value) => {
-                        self.note_leader(group, Some(node));
-                        return Ok(value);
+                    Ok(done) => {
+                        if work.needs_leader() {
+                            self.note_leader(group, Some(node));
+                        }
+                        return Ok(done);
                     }
                     Err(error) => return Err(error),
                 }
@@ -385,6 +384,41 @@ impl Router {
             // A newer map may know better at once.
             let _ = timeout_at(Instant::now() + pause, epochs.changed()).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Asks one node, which may be this one.
+    async fn send(
+        &self,
+        node: NodeId,
+        group: GroupId,
+        epoch: Epoch,
+        work: &Work,
+        deadline: Instant,
+    ) -> Result<Done, Error> {
+        let here = node.0 == self.0.me.load(Ordering::Relaxed);
+        match work {
+            Work::Write(command) if here => {
+                local::write(&self.0.host, group, epoch, command.clone(), deadline).await.map(Done::Replied)
+            }
+            Work::Write(command) => {
+                let call = calls::write(group, deadline, command);
+                self.call(&Peer::Node(node), calls::method::WRITE, call, deadline).await.map(Done::Replied)
+            }
+            Work::Query(query, consistency) if here => {
+                let query = query.clone();
+                local::query(&self.0.host, group, epoch, query, *consistency, deadline).await.map(Done::Served)
+            }
+            Work::Query(query, consistency) => {
+                let call = calls::query(group, deadline, *consistency, query);
+                let answer = self.call(&Peer::Node(node), calls::method::QUERY, call, deadline).await;
+                // A read has no effect, so it may be asked again whatever became of it.
+                let answer = answer.map_err(|error| match error.outcome() {
+                    Outcome::None => error,
+                    Outcome::Unknown => Error::Unavailable(error.to_string()),
+                })?;
+                calls::decode_served(&answer).map(Done::Served)
+            }
         }
     }
 

@@ -103,6 +103,9 @@ mod tests {
             Header { version: 300, written_at: At(1), expires_at: Some(At(2)), content_type: Some("a/b") };
         let bytes = encode(&header, b"xy").unwrap();
         assert_eq!(&bytes[..], b"\x01\xac\x02\x01\x01\x02\x01\x03a/bxy");
-        assert_eq!(read(b"\x02").unwrap_err().0.split(',').next(), Some("the store holds a cell of format 2"));
+        assert_eq!(
+            read(b"\x02").unwrap_err().0.split(',').next(),
+            Some("the store holds a cell of format 2")
+        );
     }
 }

@@ -41,11 +41,7 @@ struct Place {
 }
 
 /// The answer to give where this request was seen before.
-pub(super) fn find(
-    state: &(impl View + ?Sized),
-    retry: &Retry,
-    now: At,
-) -> Result<Option<Reply>, Fatal> {
+pub(super) fn find(state: &(impl View + ?Sized), retry: &Retry, now: At) -> Result<Option<Reply>, Fatal> {
     let Some(bytes) = state.get(&keys::answer(retry.key))? else { return Ok(None) };
     let remembered: Remembered = decode(&bytes)?;
     let Some(place) = state.get(&keys::answer_order(remembered.sequence))? else { return Ok(None) };

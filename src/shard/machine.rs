@@ -26,8 +26,8 @@ use super::{
 };
 use crate::{
     command::{
-        Action, At, Command, Condition, MAX_READ_BYTES, MAX_ROW_CELLS, OpResult, Reply, RowOp, Value, Version,
-        Write, Written,
+        Action, At, Command, Condition, MAX_READ_BYTES, MAX_ROW_CELLS, OpResult, Reply, RowOp, Value,
+        Version, Write, Written,
     },
     config::Partitioner,
     ids::Position,
@@ -111,16 +111,14 @@ fn reclaim<V: View + ?Sized>(
     let (from, to) = keys::expiries();
     let mut marks = Vec::new();
     let mut next = Ok(At(u64::MAX));
-    state.scan(&from, &to, &mut |mark, _| {
-        match keys::read_expiry(mark) {
-            Ok((at, cell)) if at <= now && marks.len() < most => {
-                marks.push((mark.to_vec(), cell));
-                ControlFlow::Continue(())
-            }
-            other => {
-                next = other.map(|(at, _)| at);
-                ControlFlow::Break(())
-            }
+    state.scan(&from, &to, &mut |mark, _| match keys::read_expiry(mark) {
+        Ok((at, cell)) if at <= now && marks.len() < most => {
+            marks.push((mark.to_vec(), cell));
+            ControlFlow::Continue(())
+        }
+        other => {
+            next = other.map(|(at, _)| at);
+            ControlFlow::Break(())
         }
     })?;
     meta.next_expiry = next?;

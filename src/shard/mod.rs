@@ -14,3 +14,5 @@ pub mod view;
 mod dedup;
 mod meta;
 
+#[cfg(test)]
+mod bounds_test;

@@ -1,7 +1,8 @@
-//! The cluster's tests: real processes of the real binary, on loopback, in directories of their own.
+//! One binary for all tests that use the crate, or the program, from outside.
 //!
-//! `harness` starts, faults and stops them and speaks HTTP to them; everything else is tests, by
-//! what a user relies on. Not here: tests of one layer, which stand beside its code.
+//! `scripts` and the properties judge the pure layers. The others are the cluster's tests: real
+//! processes of the real binary, on loopback, in directories of their own. `harness` starts, faults
+//! and stops them and speaks HTTP to them; the tests are divided by what a user relies on.
 
 // A panic is a test's verdict here, and the reader of a test is its only user.
 #![allow(clippy::unwrap_used, missing_docs)]
@@ -13,3 +14,6 @@ mod faults;
 mod harness;
 mod history;
 mod partitioners;
+mod plan_properties;
+mod properties;
+mod scripts;

@@ -17,7 +17,8 @@ async fn check(partitioner: &'static str, vectors: &[(&str, u64)]) -> Cluster {
         }
     }
     let page = cluster.any().get("/data/vectors").await.is(200).json();
-    let rows: Vec<_> = page["rows"].as_array().unwrap().iter().map(|row| row["row"].as_str().unwrap()).collect();
+    let rows: Vec<_> =
+        page["rows"].as_array().unwrap().iter().map(|row| row["row"].as_str().unwrap()).collect();
     let mut sorted = vectors.to_vec();
     sorted.sort_by_key(|(row, position)| (*position, *row));
     assert_eq!(rows, sorted.iter().map(|(row, _)| *row).collect::<Vec<_>>(), "ring order");
@@ -28,13 +29,21 @@ async fn check(partitioner: &'static str, vectors: &[(&str, u64)]) -> Cluster {
 async fn xxh3() {
     // XXH3_64bits with seed 0: the first is the reference implementation's sanity vector for one
     // byte, the others are what its `xxhsum -H3` prints.
-    check("xxh3", &[("\0", 0xc44b_dff4_074e_ecdb), ("a", 0xe6c6_32b6_1e96_4e1f), ("abc", 0x78af_5f94_892f_3950)]).await;
+    check(
+        "xxh3",
+        &[("\0", 0xc44b_dff4_074e_ecdb), ("a", 0xe6c6_32b6_1e96_4e1f), ("abc", 0x78af_5f94_892f_3950)],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn md5() {
     // RFC 1321, appendix A.5.
-    check("md5", &[("a", 0x0cc175b9c0f1b6a8), ("abc", 0x900150983cd24fb0), ("message digest", 0xf96b697d7cb7938d)]).await;
+    check(
+        "md5",
+        &[("a", 0x0cc175b9c0f1b6a8), ("abc", 0x900150983cd24fb0), ("message digest", 0xf96b697d7cb7938d)],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -59,7 +68,9 @@ async fn ordered_keeps_the_rows_in_their_order() {
     let mut cursor = String::new();
     loop {
         let page = node.get(format!("/data/ordered?limit=7{cursor}")).await.is(200).json();
-        listed.extend(page["rows"].as_array().unwrap().iter().map(|row| row["row"].as_str().unwrap().to_owned()));
+        listed.extend(
+            page["rows"].as_array().unwrap().iter().map(|row| row["row"].as_str().unwrap().to_owned()),
+        );
         match page["next"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
             None => break,
@@ -67,6 +78,10 @@ async fn ordered_keeps_the_rows_in_their_order() {
     }
     assert_eq!(listed, names);
     let page = node.get("/data/ordered?from=same-prefix-010&to=same-prefix-020").await.is(200).json();
-    let rows: Vec<_> = page["rows"].as_array().unwrap().iter().map(|row| row["row"].as_str().unwrap()).collect();
-    assert_eq!(rows, ["same-prefix-010", "same-prefix-012", "same-prefix-014", "same-prefix-016", "same-prefix-018"]);
+    let rows: Vec<_> =
+        page["rows"].as_array().unwrap().iter().map(|row| row["row"].as_str().unwrap()).collect();
+    assert_eq!(
+        rows,
+        ["same-prefix-010", "same-prefix-012", "same-prefix-014", "same-prefix-016", "same-prefix-018"]
+    );
 }

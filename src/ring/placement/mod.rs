@@ -32,7 +32,7 @@ use self::{
     work::Work,
 };
 use crate::{
-    ids::NodeId,
+    ids::{NodeId, Position},
     ring::map::{Map, Shard, equal_arcs},
 };
 
@@ -52,31 +52,59 @@ impl Default for Policy {
     }
 }
 
-/// The map as it should become, with the same epoch. Workers that are not `eligible` lose their
-/// replicas to others; where there is no other, one that is merely gone keeps its place, since it
-/// may come back, and one that is draining loses it.
+/// The workers that count. All others lose what they have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Workers {
+    /// Those that keep what they have, and may be given more.
+    pub active: BTreeSet<NodeId>,
+    /// Those that keep what they have, and are given nothing: silent ones that may soon be back.
+    pub silent: BTreeSet<NodeId>,
+}
+
+impl Workers {
+    /// All of them active.
+    pub fn active(active: BTreeSet<NodeId>) -> Self {
+        Self { active, silent: BTreeSet::new() }
+    }
+}
+
+/// The map as it should become, with the same epoch. Workers that do not count lose their replicas
+/// to others. Where there is no other, one that is merely gone keeps its place, since it may come
+/// back; one that is draining loses it if min(replication, workers that count) copies remain.
 ///
 /// A shard that is not formed is left alone. If there are no shards yet, `settings.shards` equal
-/// arcs are drawn, each [`Shard::UNNUMBERED`]. Without eligible workers nothing changes.
-pub fn next(map: &Map, eligible: &BTreeSet<NodeId>, policy: &Policy) -> Map {
+/// arcs are drawn, each [`Shard::UNNUMBERED`]. Without active workers nothing changes.
+pub fn next(map: &Map, workers: &Workers, policy: &Policy) -> Map {
+    next_around(map, workers, &BTreeSet::new(), policy)
+}
+
+/// The same, but the shards that begin at `held` cannot change now and are left alone like those
+/// that are not formed. What they keep counts, so that the others even it out, and a caller who
+/// takes only what it can change comes to an end.
+pub fn next_around(map: &Map, workers: &Workers, held: &BTreeSet<Position>, policy: &Policy) -> Map {
     let mut next = map.clone();
-    let workers: Vec<NodeId> = eligible.iter().filter(|node| map.workers.contains_key(node)).copied().collect();
-    if workers.is_empty() {
+    let is_known = |node: &NodeId| map.workers.contains_key(node);
+    if !workers.active.iter().any(is_known) {
         return next;
     }
     if next.shards.is_empty() {
         let empty = Shard { group: Shard::UNNUMBERED, replicas: Vec::new(), formed: false };
         next.shards = equal_arcs(map.settings.shards).map(|start| (start, empty.clone())).collect();
     }
-    let mut work = Work::new(&next, &workers, policy);
+    let eligible: Vec<NodeId> = workers.active.union(&workers.silent).copied().filter(is_known).collect();
+    let mut work = Work::new(&next, &eligible, &workers.active, held, policy);
     work.fill();
     work.spread();
     work.even_out();
     choose_primaries(&mut work, policy);
-    for (shard, slot) in next.shards.values_mut().zip(&work.slots) {
-        if !slot.fixed {
-            shard.replicas = slot.replicas.iter().map(|worker| work.nodes[*worker]).chain(slot.gone.iter().copied()).collect();
-        }
+    let full = map.settings.replication as usize;
+    for (shard, slot) in next.shards.values_mut().zip(&work.slots).filter(|(_, slot)| !slot.fixed) {
+        let mut replicas: Vec<NodeId> = slot.replicas.iter().map(|worker| work.nodes[*worker]).collect();
+        let draining = work.copies.saturating_sub(replicas.len());
+        replicas.extend(slot.draining.iter().take(draining));
+        let gone = full.saturating_sub(replicas.len());
+        replicas.extend(slot.gone.iter().take(gone));
+        shard.replicas = replicas;
     }
     next
 }

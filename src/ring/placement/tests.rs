@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::{Policy, next, shares};
+use super::{Policy, Workers, next, shares};
 use crate::{
     config::{Partitioner, Settings},
     ids::{ClusterId, GroupId, NodeId, StoreId},
@@ -47,7 +47,7 @@ fn all(map: &Map) -> BTreeSet<NodeId> {
 /// Places over the eligible workers, as the coordinators do: new shards get numbers, and are formed
 /// before the next change.
 fn place(map: &Map, eligible: &BTreeSet<NodeId>) -> Map {
-    let mut placed = next(map, eligible, &Policy::default());
+    let mut placed = next(map, &Workers::active(eligible.clone()), &Policy::default());
     for (index, shard) in placed.shards.values_mut().enumerate() {
         shard.group = GroupId(index as u64 + 1);
         shard.formed = true;
@@ -264,7 +264,8 @@ proptest! {
         for _ in 0..joins {
             join(&mut placed, None);
         }
-        let moved = next(&placed, &all(&placed).into_iter().skip(1).collect(), &Policy::default());
+        let workers = Workers::active(all(&placed).into_iter().skip(1).collect());
+        let moved = next(&placed, &workers, &Policy::default());
         for (start, shard) in moved.shards.iter().filter(|(_, shard)| !shard.formed) {
             prop_assert_eq!(shard, &placed.shards[start]);
         }
@@ -274,8 +275,43 @@ proptest! {
 #[test]
 fn without_workers_nothing_changes() {
     let map = cluster(16, 3, &[None; 3]);
-    assert_eq!(next(&map, &BTreeSet::new(), &Policy::default()), map);
-    assert_eq!(next(&map, &BTreeSet::from([NodeId(99)]), &Policy::default()), map);
+    let without = |workers: Workers| assert_eq!(next(&map, &workers, &Policy::default()), map);
+    without(Workers::default());
+    without(Workers::active(BTreeSet::from([NodeId(99)])));
+    without(Workers { active: BTreeSet::new(), silent: all(&map) });
+}
+
+#[test]
+fn silent_workers_keep_what_they_have_and_are_given_nothing() {
+    let map = cluster(16, 3, &[None; 5]);
+    let mut map = place(&map, &all(&map));
+    let silent = NodeId(2);
+    for _ in 0..2 {
+        join(&mut map, None);
+    }
+    let leaver = NodeId(3);
+    let active: BTreeSet<NodeId> =
+        all(&map).into_iter().filter(|node| ![silent, leaver].contains(node)).collect();
+    let workers = Workers { active, silent: BTreeSet::from([silent]) };
+    let placed = next(&map, &workers, &Policy::default());
+    assert_eq!(placed.shards_of(leaver).count(), 0);
+    for (start, shard) in &placed.shards {
+        assert!(!shard.replicas.contains(&silent) || map.shards[start].replicas.contains(&silent));
+        assert_eq!(shard.replicas.len(), 3);
+    }
+    assert_eq!(next(&placed, &workers, &Policy::default()), placed);
+}
+
+#[test]
+fn draining_does_not_cost_a_copy_that_a_silent_worker_should_take() {
+    let map = cluster(16, 3, &[None; 3]);
+    let mut map = place(&map, &all(&map));
+    map.workers.get_mut(&NodeId(1)).unwrap().draining = true;
+    let silent = join(&mut map, None);
+    let active = BTreeSet::from([NodeId(2), NodeId(3)]);
+    let placed = next(&map, &Workers { active, silent: BTreeSet::from([silent]) }, &Policy::default());
+    assert_eq!(placed.shards_of(NodeId(1)).count(), 16);
+    assert_eq!(added(&map, &placed), 0);
 }
 
 #[test]

@@ -135,12 +135,12 @@ mod tests {
         ) {
             let nodes: Vec<NodeId> = (1..=workers as u64).map(NodeId).collect();
             let tokens = Tokens::new(&nodes, each);
-            let mut open = Open::new(&tokens, |worker| worker % 5 != 0);
+            let mut open = Open::new(&tokens, |worker| !worker.is_multiple_of(5));
             for worker in (0..workers).filter(|worker| closed >> worker & 1 == 1) {
                 open.close(worker);
             }
             let suits = |worker: usize| unsuited >> worker & 1 == 0;
-            let is_open = |worker: usize| worker % 5 != 0 && closed >> worker & 1 == 0;
+            let is_open = |worker: usize| !worker.is_multiple_of(5) && closed >> worker & 1 == 0;
             let behind = tokens.ring.iter().filter(|(token, _)| *token >= from);
             let before = tokens.ring.iter().filter(|(token, _)| *token < from);
             let expected =

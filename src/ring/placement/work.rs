@@ -21,7 +21,9 @@ pub(super) struct Slot {
     start: Position,
     /// The eligible workers that keep it, the primary first.
     pub(super) replicas: Vec<usize>,
-    /// Workers that are gone, whose place nobody can take.
+    /// Workers that keep it and do not count any more, because they are draining.
+    pub(super) draining: Vec<NodeId>,
+    /// The same, because they are gone.
     pub(super) gone: Vec<NodeId>,
     /// Nothing may change.
     pub(super) fixed: bool,
@@ -35,7 +37,10 @@ pub(super) struct Work {
     zones: Vec<usize>,
     zone_count: usize,
     tokens: Tokens,
-    copies: usize,
+    /// Whether a worker may be given more.
+    takes: Vec<bool>,
+    /// The replicas that every shard should have.
+    pub(super) copies: usize,
     /// The replicas that each worker keeps, and its bounds.
     load: Vec<usize>,
     lower: Vec<usize>,
@@ -53,11 +58,16 @@ enum Zone {
 }
 
 impl Work {
-    pub(super) fn new(map: &Map, nodes: &[NodeId], policy: &Policy) -> Self {
+    pub(super) fn new(
+        map: &Map,
+        nodes: &[NodeId],
+        active: &BTreeSet<NodeId>,
+        held: &BTreeSet<Position>,
+        policy: &Policy,
+    ) -> Self {
         let index: BTreeMap<NodeId, usize> = nodes.iter().enumerate().map(|(i, node)| (*node, i)).collect();
         let (zones, sizes) = zones(map, nodes);
         let copies = nodes.len().min(map.settings.replication as usize);
-        let vacant = map.settings.replication as usize - copies;
         let mut load = vec![0; nodes.len()];
         let mut slots = Vec::with_capacity(map.shards.len());
         for (start, shard) in &map.shards {
@@ -66,12 +76,14 @@ impl Work {
             for worker in &replicas {
                 load[*worker] += 1;
             }
-            let is_gone = |node: &&NodeId| {
-                !index.contains_key(node) && map.workers.get(node).is_some_and(|worker| !worker.draining)
-            };
-            let gone = shard.replicas.iter().filter(is_gone).take(vacant).copied().collect();
-            let fixed = !shard.formed && !shard.replicas.is_empty();
-            slots.push(Slot { start: *start, replicas, gone, fixed });
+            let is_draining = |node: &NodeId| map.workers.get(node).is_some_and(|worker| worker.draining);
+            let (draining, gone) = shard
+                .replicas
+                .iter()
+                .filter(|node| !index.contains_key(node))
+                .partition(|node| is_draining(node));
+            let fixed = held.contains(start) || (!shard.formed && !shard.replicas.is_empty());
+            slots.push(Slot { start: *start, replicas, draining, gone, fixed });
         }
         let shares = shares::shares(&sizes, slots.len() as u64, copies as u64);
         let bound = |of: &dyn Fn(Share) -> u64| -> Vec<usize> {
@@ -84,6 +96,7 @@ impl Work {
             upper: bound(&|share| share.upper(policy.slack_percent)),
             tokens: Tokens::new(nodes, policy.tokens.max(1)),
             zone_count: sizes.len(),
+            takes: nodes.iter().map(|node| active.contains(node)).collect(),
             nodes: nodes.to_vec(),
             slots,
             zones,
@@ -95,10 +108,10 @@ impl Work {
     /// Gives every shard its number of replicas: first to workers below their bounds, but a new zone
     /// before an even load.
     pub(super) fn fill(&mut self) {
-        let Work { slots, tokens, load, lower, upper, zones, copies, .. } = self;
-        let mut below = Open::new(tokens, |worker| load[worker] < lower[worker]);
-        let mut room = Open::new(tokens, |worker| load[worker] < upper[worker]);
-        let mut all = Open::new(tokens, |_| true);
+        let Work { slots, tokens, load, lower, upper, zones, copies, takes, .. } = self;
+        let mut below = Open::new(tokens, |worker| takes[worker] && load[worker] < lower[worker]);
+        let mut room = Open::new(tokens, |worker| takes[worker] && load[worker] < upper[worker]);
+        let mut all = Open::new(tokens, |worker| takes[worker]);
         for slot in slots.iter_mut().filter(|slot| !slot.fixed) {
             while slot.replicas.len() < *copies {
                 let mut pick = |zone: Zone| {
@@ -130,9 +143,9 @@ impl Work {
         if crowded.is_empty() {
             return;
         }
-        let Work { tokens, load, upper, zones, .. } = &*self;
-        let mut room = Open::new(tokens, |worker| load[worker] < upper[worker]);
-        let mut all = Open::new(tokens, |_| true);
+        let Work { tokens, load, upper, zones, takes, .. } = &*self;
+        let mut room = Open::new(tokens, |worker| takes[worker] && load[worker] < upper[worker]);
+        let mut all = Open::new(tokens, |worker| takes[worker]);
         let mut moves = Vec::new();
         // The load as the moves make it: what leaves a worker makes room again only afterwards.
         let mut load = load.clone();
@@ -172,7 +185,7 @@ impl Work {
         loop {
             let mut moved = self.relieve(|work, worker| work.load[worker] < work.lower[worker]);
             for worker in 0..self.nodes.len() {
-                if self.load[worker] < self.lower[worker] {
+                if self.takes[worker] && self.load[worker] < self.lower[worker] {
                     moved |= self.attract(worker, |work, donor| work.load[donor] > work.fair[donor]);
                     moved |= self.attract(worker, |work, donor| work.load[donor] > work.lower[donor]);
                 }
@@ -184,14 +197,15 @@ impl Work {
         }
     }
 
-    /// Moves replicas off the workers above their bound, to `takers`, whose load only grows here.
-    fn relieve(&mut self, takes: impl Fn(&Self, usize) -> bool) -> bool {
+    /// Moves replicas off the workers above their bound, to such that have room, whose load
+    /// only grows here.
+    fn relieve(&mut self, has_room: impl Fn(&Self, usize) -> bool) -> bool {
         let above: Vec<bool> = (0..self.nodes.len()).map(|w| self.load[w] > self.upper[w]).collect();
         if !above.contains(&true) {
             return false;
         }
         let tokens = std::mem::replace(&mut self.tokens, Tokens::new(&[], 1));
-        let mut takers = Open::new(&tokens, |worker| takes(self, worker));
+        let mut takers = Open::new(&tokens, |worker| self.takes[worker] && has_room(self, worker));
         let mut moved = false;
         for index in 0..self.slots.len() {
             for place in 0..self.slots[index].replicas.len() {
@@ -204,7 +218,7 @@ impl Work {
                 let Some(worker) = takers.pick(slot.start, suits) else { continue };
                 self.put(index, place, worker);
                 moved = true;
-                if !takes(self, worker) {
+                if !has_room(self, worker) {
                     takers.close(worker);
                 }
             }

@@ -22,7 +22,8 @@ async fn a_body_too_large_is_refused_before_it_is_read() {
 
         // One that is welcome is told so, and served.
         let mut raw = Raw::connect(node.port).await;
-        raw.send("PUT /kv/bounds HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n").await;
+        raw.send("PUT /kv/bounds HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n")
+            .await;
         let (status, text) = raw.answer().await.unwrap();
         assert_eq!(status, 100, "{text}");
         let (status, text) = raw.send("hello").await.answer().await.unwrap();
@@ -37,7 +38,8 @@ async fn chunked_bodies_are_taken_and_bounded() {
     let node = cluster.any();
     let head = "PUT /kv/bounds-chunked HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
     let mut raw = Raw::connect(node.port).await;
-    let (status, text) = raw.send(format!("{head}3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")).await.answer().await.unwrap();
+    let (status, text) =
+        raw.send(format!("{head}3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")).await.answer().await.unwrap();
     assert_eq!(status, 200, "{text}");
     node.get("/kv/bounds-chunked").await.says("abcde");
 
@@ -79,7 +81,8 @@ async fn a_write_without_a_body_or_with_a_coded_one() {
     let cluster = Cluster::shared().await;
     for node in cluster.each() {
         let mut raw = Raw::connect(node.port).await;
-        let (status, text) = raw.send("PUT /kv/bounds-411 HTTP/1.1\r\nhost: x\r\n\r\n").await.answer().await.unwrap();
+        let (status, text) =
+            raw.send("PUT /kv/bounds-411 HTTP/1.1\r\nhost: x\r\n\r\n").await.answer().await.unwrap();
         assert_eq!(status, 411, "{text}");
         node.put("/kv/bounds-415", "x").header("content-encoding", "gzip").await.problem(415);
         node.get("/kv/bounds-411").await.problem(404);

@@ -126,7 +126,10 @@ async fn malformed_conditions_are_refused() {
     }
     node.get("/kv/conditions-bad").await.problem(404);
     // Rows take none.
-    for call in [node.patch("/data/conditions/row", &serde_json::json!({"c": "x"})), node.delete("/data/conditions/row")] {
+    for call in [
+        node.patch("/data/conditions/row", &serde_json::json!({"c": "x"})),
+        node.delete("/data/conditions/row"),
+    ] {
         call.header("if-match", "*").await.problem(400);
     }
 }

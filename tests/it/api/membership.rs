@@ -63,7 +63,8 @@ async fn a_ping_registers_through_any_node() {
         assert!(listed.contains(&moved) && !listed.contains(&line), "{listed:?}");
         // It is shown, but it gets no data.
         let status = cluster.status().await.unwrap();
-        let worker = status["workers"].as_array().unwrap().iter().find(|worker| worker["id"] == id).unwrap().clone();
+        let worker =
+            status["workers"].as_array().unwrap().iter().find(|worker| worker["id"] == id).unwrap().clone();
         assert_eq!((&worker["joined"], &worker["holds"]), (&false.into(), &0.into()), "{worker}");
         assert!(worker["last_ping"].as_str().is_some_and(|at| at.ends_with('Z')), "{worker}");
     }
@@ -75,9 +76,21 @@ async fn a_malformed_ping_is_refused() {
     let long = "x".repeat(65);
     for node in cluster.each() {
         for query in [
-            "", "?id=a", "?port=1", "?id=&port=1", "?id=a&port=", "?id=a&port=x", "?id=a&port=0", "?id=a&port=65536",
-            "?id=a&port=-1", "?id=a%20b&port=1", "?id=a%2Fb&port=1", "?id=%C3%A9&port=1", "?id=a,b&port=1",
-            "?id=a%0Ab&port=1", &format!("?id={long}&port=1"),
+            "",
+            "?id=a",
+            "?port=1",
+            "?id=&port=1",
+            "?id=a&port=",
+            "?id=a&port=x",
+            "?id=a&port=0",
+            "?id=a&port=65536",
+            "?id=a&port=-1",
+            "?id=a%20b&port=1",
+            "?id=a%2Fb&port=1",
+            "?id=%C3%A9&port=1",
+            "?id=a,b&port=1",
+            "?id=a%0Ab&port=1",
+            &format!("?id={long}&port=1"),
         ] {
             node.get(format!("/ping{query}")).await.problem(400);
         }
@@ -100,7 +113,8 @@ async fn whoever_no_longer_pings_is_not_active() {
     .await;
     // It is remembered, and its real neighbour stays.
     let status = cluster.status().await.unwrap();
-    let silent = status["workers"].as_array().unwrap().iter().find(|worker| worker["id"] == "silent").unwrap().clone();
+    let silent =
+        status["workers"].as_array().unwrap().iter().find(|worker| worker["id"] == "silent").unwrap().clone();
     assert_eq!(silent["active"], false, "{silent}");
     assert_eq!(workers(node).await.len(), 1);
     node.get("/ping?id=silent&port=9").await.says("OK");
@@ -121,7 +135,9 @@ async fn orders_that_cannot_be_obeyed_are_refused() {
         let id = cluster.worker(0).id();
         node.call("POST", format!("/cluster/workers/{id}/drain")).await.problem(409);
         // A member cannot join.
-        node.call("POST", format!("/cluster/join?addr=127.0.0.1:{}", cluster.worker(0).port)).await.problem(409);
+        node.call("POST", format!("/cluster/join?addr=127.0.0.1:{}", cluster.worker(0).port))
+            .await
+            .problem(409);
         // Nobody answers there.
         node.call("POST", format!("/cluster/join?addr=127.0.0.1:{}", free_port())).await.problem(503);
     }

@@ -37,8 +37,14 @@ async fn malformed_messages_are_refused() {
     let cluster = Cluster::shared().await;
     let node = cluster.any();
     for body in [
-        "", "[]", "{}", "{\"type\": \"GET\"}", "{\"type\": \"JUMP\", \"key\": \"a\"}", "{\"type\": \"SET\", \"key\": \"a\"}",
-        "{\"type\": \"SET\", \"key\": \"\", \"value\": \"x\"}", "{\"type\": \"GET\", \"key\": 5}",
+        "",
+        "[]",
+        "{}",
+        "{\"type\": \"GET\"}",
+        "{\"type\": \"JUMP\", \"key\": \"a\"}",
+        "{\"type\": \"SET\", \"key\": \"a\"}",
+        "{\"type\": \"SET\", \"key\": \"\", \"value\": \"x\"}",
+        "{\"type\": \"GET\", \"key\": 5}",
     ] {
         node.call("POST", "/message").body(body).await.problem(400);
     }

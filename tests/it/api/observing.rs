@@ -30,7 +30,11 @@ async fn the_cluster_is_shown_alike_by_every_node() {
         assert!(status["epoch"].is_u64(), "{status}");
         let coordinators = &status["coordinators"];
         assert!(!coordinators["leader"].is_null() && coordinators["term"].is_u64(), "{coordinators}");
-        assert_eq!(coordinators["members"].as_object().map_or(0, |members| members.len()), 3, "{coordinators}");
+        assert_eq!(
+            coordinators["members"].as_object().map_or(0, |members| members.len()),
+            3,
+            "{coordinators}"
+        );
 
         let workers = status["workers"].as_array().unwrap();
         let joined: Vec<_> = workers.iter().filter(|worker| worker["joined"] == true).collect();
@@ -51,7 +55,12 @@ async fn the_cluster_is_shown_alike_by_every_node() {
         for (shard, next) in shards.iter().zip(shards.iter().cycle().skip(1)) {
             assert!(is_position(&shard["start"]), "{shard}");
             assert_eq!(shard["end"], next["start"]);
-            let replicas: BTreeSet<_> = shard["replicas"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect();
+            let replicas: BTreeSet<_> = shard["replicas"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|id| id.as_str().unwrap().to_owned())
+                .collect();
             assert_eq!(replicas, ids);
             for field in ["id", "leader", "term", "commit", "applied", "bytes"] {
                 assert!(shard.get(field).is_some(), "no {field}: {shard}");
@@ -69,7 +78,10 @@ async fn the_ring_tells_where_a_row_lives() {
         for row in ["a", "ring%2Frow", "%D0%BA", "x%2By"] {
             let ring = node.get(format!("/ring?row={row}")).await.is(200).json();
             assert!(is_position(&ring["position"]), "{ring}");
-            assert_eq!(ring["position"], cluster.any().get(format!("/ring?key={row}")).await.is(200).json()["position"]);
+            assert_eq!(
+                ring["position"],
+                cluster.any().get(format!("/ring?key={row}")).await.is(200).json()["position"]
+            );
             let shards = status["shards"].as_array().unwrap();
             let position = ring["position"].as_str().unwrap();
             // Sixteen hex digits compare like the numbers.
@@ -96,7 +108,10 @@ async fn metrics_count_requests_by_route_and_status() {
             assert!(answer.header("content-type").unwrap().starts_with("text/plain"));
             let text = answer.text();
             let counted = text.lines().any(|line| {
-                line.starts_with("quoring_") && line.contains("/kv/{key}") && line.contains("404") && !line.ends_with(" 0")
+                line.starts_with("quoring_")
+                    && line.contains("/kv/{key}")
+                    && line.contains("404")
+                    && !line.ends_with(" 0")
             });
             if counted { Ok(text) } else { Err(text) }
         })

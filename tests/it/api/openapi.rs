@@ -44,7 +44,8 @@ async fn the_document_is_what_runs() {
         for method in METHODS {
             let answer = call(node, method, template).await;
             if documented(method) || (method == "HEAD" && documented("GET")) {
-                let responses = &item[if documented(method) { method } else { "GET" }.to_lowercase()]["responses"];
+                let responses =
+                    &item[if documented(method) { method } else { "GET" }.to_lowercase()]["responses"];
                 let status = answer.status.to_string();
                 let told = responses.get(&status).or_else(|| responses.get("default"));
                 assert!(told.is_some(), "{method} {template} answers {status}, which is not documented");
@@ -55,9 +56,26 @@ async fn the_document_is_what_runs() {
         }
     }
     for path in [
-        "/data/{table}/{row}/{column}", "/data/{table}/{row}", "/data/{table}", "/data", "/kv/{key}", "/kv", "/batch",
-        "/message", "/ping", "/workers", "/", "/cluster", "/ring", "/cluster/workers/{id}/drain",
-        "/cluster/workers/{id}", "/cluster/join", "/metrics", "/healthz", "/readyz", "/openapi.json",
+        "/data/{table}/{row}/{column}",
+        "/data/{table}/{row}",
+        "/data/{table}",
+        "/data",
+        "/kv/{key}",
+        "/kv",
+        "/batch",
+        "/message",
+        "/ping",
+        "/workers",
+        "/",
+        "/cluster",
+        "/ring",
+        "/cluster/workers/{id}/drain",
+        "/cluster/workers/{id}",
+        "/cluster/join",
+        "/metrics",
+        "/healthz",
+        "/readyz",
+        "/openapi.json",
     ] {
         assert!(paths.contains_key(path), "{path} is not documented");
     }

@@ -33,7 +33,8 @@ async fn every_decided_answer_is_remembered() {
     delete().await.problem(404);
     node.get("/kv/retries-404").await.says("x");
 
-    let insert = || node.put("/kv/retries-404", "y").header("if-none-match", "*").header("idempotency-key", "i");
+    let insert =
+        || node.put("/kv/retries-404", "y").header("if-none-match", "*").header("idempotency-key", "i");
     insert().await.problem(412);
     node.delete("/kv/retries-404").await.is(200);
     insert().await.problem(412);
@@ -76,7 +77,11 @@ async fn rows_and_batches_too() {
         node.get(format!("{row}/a")).await.says("2");
         node.patch(&row, &json!({"a": "9"})).header("idempotency-key", "p").await.problem(422);
 
-        let keys = [format!("retries-a-{}", node.port), format!("retries-b-{}", node.port), format!("retries-c-{}", node.port)];
+        let keys = [
+            format!("retries-a-{}", node.port),
+            format!("retries-b-{}", node.port),
+            format!("retries-c-{}", node.port),
+        ];
         let ops: Vec<_> = keys.iter().map(|key| json!({"op": "put", "key": key, "value": "1"})).collect();
         let batch = || node.post("/batch", &json!(ops)).header("idempotency-key", format!("b-{}", node.port));
         let first = batch().await.is(200).json();
@@ -98,7 +103,8 @@ async fn repeats_at_the_same_time_are_one_write() {
         async move { put.await }
     });
     let answers = futures_util::future::join_all(calls).await;
-    let mut versions: Vec<_> = answers.iter().filter(|answer| answer.status == 200).map(|a| a.version()).collect();
+    let mut versions: Vec<_> =
+        answers.iter().filter(|answer| answer.status == 200).map(|a| a.version()).collect();
     versions.dedup();
     assert_eq!(versions.len(), 1, "{versions:?}");
     assert!(versions[0] > before);

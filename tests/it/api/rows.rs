@@ -8,7 +8,12 @@ use crate::harness::Cluster;
 async fn a_row_is_read_whole() {
     let cluster = Cluster::shared().await;
     let node = cluster.any();
-    let text = node.put("/data/rows/whole/text", "héllo").header("content-type", "text/plain").await.is(200).version();
+    let text = node
+        .put("/data/rows/whole/text", "héllo")
+        .header("content-type", "text/plain")
+        .await
+        .is(200)
+        .version();
     node.put("/data/rows/whole/bytes", vec![0xff, 0x00]).await.is(200);
     node.put("/data/rows/whole/brief?ttl=1h", "soon gone").await.is(200);
     // Another table's columns of the same row are not this row's.
@@ -31,7 +36,8 @@ async fn a_patch_changes_columns_together() {
     let cluster = Cluster::shared().await;
     for node in cluster.each() {
         let path = format!("/data/rows/patch-{}", node.port);
-        let first = node.patch(&path, &json!({"a": "1", "b": {"base64": "/wA="}, "c": "x"})).await.is(200).json();
+        let first =
+            node.patch(&path, &json!({"a": "1", "b": {"base64": "/wA="}, "c": "x"})).await.is(200).json();
         let second = node.patch(&path, &json!({"a": "2", "c": null, "d": "4"})).await.is(200).json();
         assert!(second["version"].as_u64().unwrap() > first["version"].as_u64().unwrap());
         let row = node.get(&path).await.is(200).json();
@@ -92,8 +98,15 @@ async fn a_malformed_patch_changes_nothing() {
     let node = cluster.any();
     node.patch("/data/rows/bad", &json!({"a": "1"})).await.is(200);
     for body in [
-        "", "[]", "\"a\"", "{\"a\": 1}", "{\"a\": {\"base64\": \"!\"}}", "{\"a\": {}}", "{\"\": \"x\"}",
-        "{\"a\": \"2\"", "{\"b\": \"2\", \"a\": []}",
+        "",
+        "[]",
+        "\"a\"",
+        "{\"a\": 1}",
+        "{\"a\": {\"base64\": \"!\"}}",
+        "{\"a\": {}}",
+        "{\"\": \"x\"}",
+        "{\"a\": \"2\"",
+        "{\"b\": \"2\", \"a\": []}",
     ] {
         node.call("PATCH", "/data/rows/bad").body(body).await.problem(400);
     }
@@ -101,6 +114,10 @@ async fn a_malformed_patch_changes_nothing() {
     assert_eq!(row["columns"].as_object().unwrap().len(), 1);
     assert_eq!(row["columns"]["a"]["value"], "1");
     // JSON is read whatever its Content-Type.
-    node.call("PATCH", "/data/rows/bad").header("content-type", "text/plain").body("{\"a\": \"2\"}").await.is(200);
+    node.call("PATCH", "/data/rows/bad")
+        .header("content-type", "text/plain")
+        .body("{\"a\": \"2\"}")
+        .await
+        .is(200);
     node.get("/data/rows/bad/a").await.says("2");
 }

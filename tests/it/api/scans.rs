@@ -44,7 +44,8 @@ fn check_rows(rows: &[Value], wanted: impl Fn(usize) -> bool) {
         assert!(seen.insert(name, &row["columns"]["c"]["value"]).is_none(), "twice: {name}");
     }
     let expected = (0..ROWS).filter(|row| wanted(*row));
-    let expected: BTreeMap<_, _> = expected.map(|row| (format!("row-{row:05}"), json!(row.to_string()))).collect();
+    let expected: BTreeMap<_, _> =
+        expected.map(|row| (format!("row-{row:05}"), json!(row.to_string()))).collect();
     assert_eq!(seen.len(), expected.len());
     for (name, value) in expected {
         assert_eq!(seen.get(name.as_str()), Some(&&value), "{name}");
@@ -61,8 +62,12 @@ async fn pages_hold_every_row_once() {
     let page = cluster.any().get("/data/scans").await.is(200).json();
     assert_eq!(page["rows"].as_array().unwrap().len(), 1_000, "the default limit");
     check_rows(&walk(cluster, "/data/scans?prefix=row-012&limit=17").await, |row| row / 100 == 12);
-    check_rows(&walk(cluster, "/data/scans?from=row-00100&to=row-00200&limit=17").await, |row| (100..200).contains(&row));
-    check_rows(&walk(cluster, "/data/scans?prefix=row-001&from=row-00150").await, |row| (150..200).contains(&row));
+    check_rows(&walk(cluster, "/data/scans?from=row-00100&to=row-00200&limit=17").await, |row| {
+        (100..200).contains(&row)
+    });
+    check_rows(&walk(cluster, "/data/scans?prefix=row-001&from=row-00150").await, |row| {
+        (150..200).contains(&row)
+    });
     check_rows(&walk(cluster, "/data/scans?prefix=none").await, |_| false);
 
     // A row in a page looks like a GET of the row.
@@ -73,7 +78,8 @@ async fn pages_hold_every_row_once() {
     let page = cluster.any().get("/data/scans?limit=50").await.is(200).json();
     let mut last = String::new();
     for row in page["rows"].as_array().unwrap() {
-        let ring = cluster.any().get(format!("/ring?row={}", row["row"].as_str().unwrap())).await.is(200).json();
+        let ring =
+            cluster.any().get(format!("/ring?row={}", row["row"].as_str().unwrap())).await.is(200).json();
         let position = ring["position"].as_str().unwrap().to_owned();
         assert!(position > last, "{position} after {last}");
         last = position;
@@ -104,7 +110,16 @@ async fn bad_limits_and_cursors_are_refused() {
     let cluster = Cluster::shared().await;
     let node = cluster.any();
     node.put("/data/scans-bad/r/c", "x").await.is(200);
-    for query in ["limit=0", "limit=10001", "limit=-1", "limit=x", "limit=", "cursor=x", "cursor=%00", "limit=1&limit=2"] {
+    for query in [
+        "limit=0",
+        "limit=10001",
+        "limit=-1",
+        "limit=x",
+        "limit=",
+        "cursor=x",
+        "cursor=%00",
+        "limit=1&limit=2",
+    ] {
         for path in ["/data/scans-bad", "/kv"] {
             node.get(format!("{path}?{query}")).await.problem(400);
         }

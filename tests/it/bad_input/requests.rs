@@ -39,12 +39,16 @@ async fn a_half_sent_body_is_not_applied() {
             assert_eq!(status, 400, "{text}");
         }
         let mut raw = Raw::connect(node.port).await;
-        raw.send("PUT /kv/half HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n").await.finish().await;
+        raw.send("PUT /kv/half HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+            .await
+            .finish()
+            .await;
         if let Some((status, text)) = raw.answer().await {
             assert_eq!(status, 400, "{text}");
         }
         let mut raw = Raw::connect(node.port).await;
-        raw.send("PUT /kv/half HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nhalf\r\n").await;
+        raw.send("PUT /kv/half HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nhalf\r\n")
+            .await;
         if let Some((status, text)) = raw.answer().await {
             assert_eq!(status, 400, "{text}");
         }
@@ -76,7 +80,8 @@ async fn a_false_peer_is_turned_away() {
         }
         // Another protocol is not spoken; the request is served as it is, or refused.
         let mut raw = Raw::connect(node.port).await;
-        raw.send("GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+        raw.send("GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+            .await;
         let (status, text) = raw.answer().await.unwrap();
         assert!(matches!(status, 200 | 400 | 426), "{text}");
         node.get("/healthz").await.is(200);

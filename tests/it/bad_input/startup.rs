@@ -37,7 +37,8 @@ async fn wrong_arguments_are_named() {
 #[tokio::test]
 async fn help_is_there_for_every_command() {
     let dir = Workdir::new("help");
-    let commands = ["up", "down", "status", "coordinator", "worker", "get", "put", "update", "delete", "list", "shell"];
+    let commands =
+        ["up", "down", "status", "coordinator", "worker", "get", "put", "update", "delete", "list", "shell"];
     let all = quoring(dir.path(), &["--help"]).await.exits(0).stdout;
     for command in commands {
         assert!(all.contains(command), "{command} is not in: {all}");

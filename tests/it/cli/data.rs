@@ -11,7 +11,9 @@ async fn run(cluster: &Cluster, args: &[&str]) -> Output {
 #[tokio::test]
 async fn a_value_by_key_and_by_cell() {
     let cluster = Cluster::shared().await;
-    for (names, path) in [(&["cli-key"][..], "/kv/cli-key"), (&["cli", "row/1", "c d"], "/data/cli/row%2F1/c%20d")] {
+    for (names, path) in
+        [(&["cli-key"][..], "/kv/cli-key"), (&["cli", "row/1", "c d"], "/data/cli/row%2F1/c%20d")]
+    {
         let with = |verb, more: &[&'static str]| [&[verb], names, more].concat();
         assert_eq!(run(cluster, &with("get", &[])).await.exits(4).stdout, "");
         run(cluster, &with("update", &["no"])).await.exits(4);

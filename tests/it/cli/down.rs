@@ -7,18 +7,21 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::SemaphorePermit;
 
-use crate::harness::{HEAL, Http, Output, QUORING, Spec, Workdir, eventually, free_port, quoring};
+use crate::harness::{HEAL, Http, Output, QUORING, Spec, Workdir, eventually, free_port, private, quoring};
 
 /// A cluster of detached processes, which belong to nobody.
 pub(super) struct Local {
     pub(super) dir: Workdir,
     pub(super) ports: Vec<u16>,
     guard: Child,
+    _permit: SemaphorePermit<'static>,
 }
 
 impl Local {
-    pub(super) fn new(name: &str, coordinators: usize, workers: usize) -> Self {
+    pub(super) async fn new(name: &str, coordinators: usize, workers: usize) -> Self {
+        let permit = private().await;
         let dir = Workdir::new(name);
         let ports: Vec<_> = (0..coordinators + workers).map(|_| free_port()).collect();
         let (first, rest) = ports.split_at(coordinators);
@@ -32,7 +35,7 @@ impl Local {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        Self { dir, ports, guard }
+        Self { dir, ports, guard, _permit: permit }
     }
 
     pub(super) async fn run(&self, args: &[&str]) -> Output {
@@ -47,7 +50,8 @@ impl Local {
 
     pub(super) async fn check_stopped(&self) {
         for port in &self.ports {
-            let free = async || TcpListener::bind(("127.0.0.1", *port)).map(drop).map_err(|error| error.to_string());
+            let free =
+                async || TcpListener::bind(("127.0.0.1", *port)).map(drop).map_err(|error| error.to_string());
             eventually("the port is free", HEAL, free).await;
         }
         assert_eq!(self.pids(), Vec::<Pid>::new(), "processes are left");
@@ -56,7 +60,10 @@ impl Local {
     /// The processes that have this directory as their own.
     fn pids(&self) -> Vec<Pid> {
         let mine = self.dir.path().to_str().unwrap().as_bytes();
-        let names = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let names = fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let pids = names.filter(|pid: &i32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             line.windows(mine.len()).any(|part| part == mine)
@@ -78,7 +85,7 @@ impl Drop for Local {
 
 #[tokio::test]
 async fn down_stops_all_and_up_finds_everything_again() {
-    let local = Local::new("down", 1, 3);
+    let local = Local::new("down", 1, 3).await;
     local.run(&["up", "--detach", "--wait"]).await.exits(0);
     for key in 0..30 {
         Http::at(local.ports[1]).put(format!("/kv/down-{key}"), key.to_string()).await.is(200);

@@ -21,7 +21,8 @@ async fn a_script_of_commands() {
         EXIT\n\
         PUT shell-after exit\n";
     let server = format!("http://127.0.0.1:{}", cluster.any().port);
-    let output = quoring_with_stdin(cluster.dir.path(), &["shell", "--server", &server], script.as_bytes()).await;
+    let output =
+        quoring_with_stdin(cluster.dir.path(), &["shell", "--server", &server], script.as_bytes()).await;
     let said = format!("{}{}", output.stdout, output.stderr);
     for part in ["hello there", "a:b", "second", "PUT", &cluster.worker(0).id()] {
         assert!(said.contains(part), "{part}: {said}");

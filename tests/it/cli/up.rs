@@ -10,7 +10,7 @@ use super::down::Local;
 
 #[tokio::test]
 async fn detached_until_every_shard_has_a_leader() {
-    let local = Local::new("up", 3, 3);
+    let local = Local::new("up", 3, 3).await;
     let said = local.run(&["up", "--detach", "--wait"]).await.exits(0).stdout;
     // A line per node, and what to try.
     for port in &local.ports {
@@ -22,11 +22,13 @@ async fn detached_until_every_shard_has_a_leader() {
         node.put(format!("/kv/up-{key}"), "x").await.is(200);
     }
 
-    let status: Value = serde_json::from_str(&local.run(&["status", "--json"]).await.exits(0).stdout).unwrap();
+    let status: Value =
+        serde_json::from_str(&local.run(&["status", "--json"]).await.exits(0).stdout).unwrap();
     let nodes = status["nodes"].as_array().unwrap();
     assert_eq!(nodes.len(), 6);
     for (node, port) in nodes.iter().zip(&local.ports) {
-        let role = if *port == local.ports[0] || local.ports[..3].contains(port) { "coordinator" } else { "worker" };
+        let role =
+            if *port == local.ports[0] || local.ports[..3].contains(port) { "coordinator" } else { "worker" };
         assert_eq!(node["role"], role, "{node}");
         assert_eq!(node["addr"], format!("127.0.0.1:{port}"), "{node}");
         assert_eq!(node["health"], "ready", "{node}");
@@ -48,7 +50,8 @@ async fn detached_until_every_shard_has_a_leader() {
     let victim = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     rustix::process::kill_process(victim, rustix::process::Signal::KILL).unwrap();
     eventually("status shows the dead node", HEAL, async || {
-        let status: Value = serde_json::from_str(&local.run(&["status", "--json"]).await.exits(0).stdout).unwrap();
+        let status: Value =
+            serde_json::from_str(&local.run(&["status", "--json"]).await.exits(0).stdout).unwrap();
         let health = &status["nodes"][4]["health"];
         if health == "stopped" { Ok(()) } else { Err(health.to_string()) }
     })
@@ -64,7 +67,7 @@ async fn detached_until_every_shard_has_a_leader() {
 
 #[tokio::test]
 async fn in_the_foreground_until_sigterm() {
-    let local = Local::new("up-foreground", 1, 1);
+    let local = Local::new("up-foreground", 1, 1).await;
     let log = local.dir.path().join("up.log");
     let up = Process::quoring(&["up"], local.dir.path(), &log).unwrap();
     eventually("up shows what to try", HEAL, async || {
@@ -81,7 +84,7 @@ async fn in_the_foreground_until_sigterm() {
 
 #[tokio::test]
 async fn a_taken_port_is_named_and_nothing_started() {
-    let local = Local::new("up-port", 1, 2);
+    let local = Local::new("up-port", 1, 2).await;
     let _taken = TcpListener::bind(("127.0.0.1", local.ports[2])).unwrap();
     let output = local.run(&["up", "--detach"]).await.exits(1);
     assert!(output.stderr.contains(&local.ports[2].to_string()), "{output:?}");
@@ -92,10 +95,11 @@ async fn a_taken_port_is_named_and_nothing_started() {
 
 #[tokio::test]
 async fn a_dead_node_is_started_again_on_demand() {
-    let local = Local::new("up-restart", 1, 1);
+    let local = Local::new("up-restart", 1, 1).await;
     local.run(&["up", "--detach", "--wait", "--restart"]).await.exits(0);
     let pid = async || {
-        let status: Value = serde_json::from_str(&local.run(&["status", "--json"]).await.exits(0).stdout).unwrap();
+        let status: Value =
+            serde_json::from_str(&local.run(&["status", "--json"]).await.exits(0).stdout).unwrap();
         status["nodes"][1]["pid"].as_u64()
     };
     let first = pid().await.unwrap();
@@ -111,7 +115,7 @@ async fn a_dead_node_is_started_again_on_demand() {
 
 #[tokio::test]
 async fn changed_settings_are_a_warning() {
-    let local = Local::new("up-changed", 1, 1);
+    let local = Local::new("up-changed", 1, 1).await;
     local.run(&["up", "--detach", "--wait"]).await.exits(0);
     local.down().await;
     let file = local.dir.path().join("cluster.toml");
@@ -120,7 +124,8 @@ async fn changed_settings_are_a_warning() {
     let output = local.run(&["up", "--detach", "--wait"]).await.exits(0);
     let said = format!("{}{}", output.stdout, output.stderr);
     assert!(said.contains("shards"), "{said}");
-    let status: Value = serde_json::from_str(&local.run(&["status", "--json"]).await.exits(0).stdout).unwrap();
+    let status: Value =
+        serde_json::from_str(&local.run(&["status", "--json"]).await.exits(0).stdout).unwrap();
     assert_eq!(status["shards"].as_array().unwrap().len(), 4);
     local.down().await;
     quoring(local.dir.path(), &["status"]).await.exits(0);

@@ -50,7 +50,8 @@ async fn data_goes_on_without_any() {
     victim.start();
     eventually("a worker serves without coordinators", HEAL, async || {
         victim.check_alive();
-        let answer = victim.http().get("/kv/none-0-0").attempt().await.map_err(|failure| format!("{failure:?}"))?;
+        let answer =
+            victim.http().get("/kv/none-0-0").attempt().await.map_err(|failure| format!("{failure:?}"))?;
         if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
     })
     .await;

@@ -25,7 +25,8 @@ async fn a_paused_coordinator_leader() {
     let cluster = Cluster::start("pause-coordinator", Spec::default()).await;
     for coordinator in cluster.coordinators() {
         coordinator.pause();
-        let ports: Vec<_> = cluster.nodes.iter().map(|node| node.port).filter(|port| *port != coordinator.port).collect();
+        let ports: Vec<_> =
+            cluster.nodes.iter().map(|node| node.port).filter(|port| *port != coordinator.port).collect();
         let load = Load::start(&format!("paused-{}", coordinator.port), 4, &ports);
         load.until_more(60).await;
         coordinator.resume();

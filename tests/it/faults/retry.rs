@@ -17,9 +17,13 @@ async fn decided(call: Call) -> Answer {
 #[tokio::test]
 async fn a_repeat_after_kills_gives_the_first_answer() {
     let cluster = Cluster::start("retry", Spec::default()).await;
-    let put = |node: &crate::harness::Node| node.http().put("/kv/retry", "first").header("idempotency-key", "once");
-    let ops: Vec<_> = (0..12).map(|n| json!({"op": "put", "key": format!("retry-batch-{n}"), "value": "1"})).collect();
-    let batch = |node: &crate::harness::Node| node.http().post("/batch", &json!(ops)).header("idempotency-key", "many");
+    let put =
+        |node: &crate::harness::Node| node.http().put("/kv/retry", "first").header("idempotency-key", "once");
+    let ops: Vec<_> =
+        (0..12).map(|n| json!({"op": "put", "key": format!("retry-batch-{n}"), "value": "1"})).collect();
+    let batch = |node: &crate::harness::Node| {
+        node.http().post("/batch", &json!(ops)).header("idempotency-key", "many")
+    };
     let (leader, followers) = cluster.leader_and_followers("retry").await;
     let version = put(leader).await.is(200).version();
     let results = batch(leader).await.is(200).json();

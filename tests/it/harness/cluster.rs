@@ -12,6 +12,11 @@ const PRIVATE_CLUSTERS: usize = 1;
 
 static PRIVATE: Semaphore = Semaphore::const_new(PRIVATE_CLUSTERS);
 
+/// Leave for a cluster of one's own.
+pub(crate) async fn private() -> SemaphorePermit<'static> {
+    PRIVATE.acquire().await.expect("it is never closed")
+}
+
 /// A cluster. All its processes are gone once it is dropped.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -33,8 +38,7 @@ impl Cluster {
 
     /// The same, with nothing started yet.
     pub(crate) async fn unstarted(name: &str, spec: Spec) -> Self {
-        let permit = PRIVATE.acquire().await.expect("it is never closed");
-        Self::prepare(name, spec, Some(permit))
+        Self::prepare(name, spec, Some(private().await))
     }
 
     /// The cluster that all tests share that neither hurt it nor mind what others write.
@@ -61,7 +65,8 @@ impl Cluster {
             let (root, peers) = (dir.path().to_owned(), peers.clone());
             move |port: &u16| Node::new(&root, role, *port, &peers)
         };
-        let nodes = coordinators.iter().map(node(Role::Coordinator)).chain(workers.iter().map(node(Role::Worker)));
+        let nodes =
+            coordinators.iter().map(node(Role::Coordinator)).chain(workers.iter().map(node(Role::Worker)));
         Self { nodes: nodes.collect(), spec, dir, _permit: permit }
     }
 
@@ -78,7 +83,7 @@ impl Cluster {
     }
 
     /// Every node, as a client sees it.
-    pub(crate) fn each(&self) -> impl Iterator<Item = Http> + '_ {
+    pub(crate) fn each(&self) -> impl Iterator<Item = Http> + Clone + '_ {
         self.nodes.iter().map(Node::http)
     }
 
@@ -150,7 +155,11 @@ impl Cluster {
             !shard["leader"].is_null() && shard["replicas"].as_array().unwrap().len() == self.spec.copies()
         };
         let still = status["moves"].as_array().unwrap().is_empty();
-        if active >= up && shards.len() == self.spec.shards as usize && shards.iter().all(|s| whole(&s)) && still {
+        if active >= up
+            && shards.len() == self.spec.shards as usize
+            && shards.iter().all(|s| whole(&s))
+            && still
+        {
             return Ok(());
         }
         Err(format!("{up} workers run, {active} are active; {} shards: {status}", shards.len()))

@@ -23,7 +23,9 @@ pub(crate) struct Http {
 
 /// A path of percent-encoded names.
 pub(crate) fn names<const N: usize>(root: &str, names: [&str; N]) -> String {
-    names.iter().fold(root.to_owned(), |path, name| format!("{path}/{}", utf8_percent_encode(name, NON_ALPHANUMERIC)))
+    names
+        .iter()
+        .fold(root.to_owned(), |path, name| format!("{path}/{}", utf8_percent_encode(name, NON_ALPHANUMERIC)))
 }
 
 /// Why there is no answer.
@@ -108,8 +110,9 @@ impl Call {
         let socket = TcpStream::connect(("127.0.0.1", self.port)).await;
         let socket = socket.map_err(|error| Failure::NotSent(format!("port {}: {error}", self.port)))?;
         let _ = socket.set_nodelay(true);
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(socket)).await.map_err(|error| Failure::NotSent(error.to_string()))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(socket))
+            .await
+            .map_err(|error| Failure::NotSent(error.to_string()))?;
         let connection = tokio::spawn(connection);
         let mut request = Request::builder()
             .method(self.method)
@@ -127,7 +130,12 @@ impl Call {
             let answer = sender.send_request(request).await.map_err(broken)?;
             let (head, body) = answer.into_parts();
             let body = body.collect().await.map_err(broken)?.to_bytes();
-            Ok(Answer { call: format!("{} {} at {}", self.method, shown(&self.path), self.port), status: head.status.as_u16(), headers: head.headers, body })
+            Ok(Answer {
+                call: format!("{} {} at {}", self.method, shown(&self.path), self.port),
+                status: head.status.as_u16(),
+                headers: head.headers,
+                body,
+            })
         };
         let answer = timeout(self.patience, exchange).await;
         connection.abort();
@@ -170,7 +178,8 @@ impl Answer {
 
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{}: {error}: {}", self.call, self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{}: {error}: {}", self.call, self.text()))
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {

@@ -77,7 +77,11 @@ impl Load {
         let wanted = self.acknowledged() + more;
         eventually("writes go on", HEAL, async || {
             let now = self.acknowledged();
-            if now >= wanted { Ok(()) } else { Err(format!("{now} of {wanted}, refused: {:?}", self.refusals())) }
+            if now >= wanted {
+                Ok(())
+            } else {
+                Err(format!("{now} of {wanted}, refused: {:?}", self.refusals()))
+            }
         })
         .await;
     }
@@ -95,7 +99,8 @@ impl Load {
             keys.extend(writer.await.unwrap());
         }
         assert!(!keys.is_empty(), "the load wrote nothing");
-        let nodes: Vec<_> = cluster.nodes.iter().filter(|node| node.is_up()).map(|node| node.http()).collect();
+        let nodes: Vec<_> =
+            cluster.nodes.iter().filter(|node| node.is_up()).map(|node| node.http()).collect();
         for (index, (key, held)) in keys.iter().enumerate() {
             // Every node is a front-end: each key is asked of one, all of them in turn.
             let node = nodes[index % nodes.len()];
@@ -137,7 +142,8 @@ impl Writer {
 
     async fn write(&mut self, node: Http, key: &str, value: u64) {
         let held = self.held.entry(key.to_owned()).or_default();
-        let told = match node.put(format!("/kv/{key}"), value.to_string()).patience(PATIENCE).attempt().await {
+        let told = match node.put(format!("/kv/{key}"), value.to_string()).patience(PATIENCE).attempt().await
+        {
             Ok(answer) if answer.status == 200 => {
                 held.acknowledged = Some(value);
                 self.acknowledged.fetch_add(1, Ordering::Relaxed);
@@ -163,7 +169,12 @@ impl Writer {
 
 /// The number that a key holds, by a linearizable read.
 async fn read(node: Http, key: &str) -> Result<Option<u64>, String> {
-    let answer = node.get(format!("/kv/{key}")).patience(PATIENCE).attempt().await.map_err(|failure| format!("{failure:?}"))?;
+    let answer = node
+        .get(format!("/kv/{key}"))
+        .patience(PATIENCE)
+        .attempt()
+        .await
+        .map_err(|failure| format!("{failure:?}"))?;
     match answer.status {
         200 => Ok(Some(answer.text().parse().map_err(|error| format!("{key}: {error}: {}", answer.text()))?)),
         404 => Ok(None),

@@ -15,7 +15,7 @@ mod wait;
 mod workdir;
 
 pub(crate) use self::{
-    cluster::Cluster,
+    cluster::{Cluster, private},
     command::{Output, quoring, quoring_with_stdin},
     http::{Answer, Call, Failure, Http, names},
     load::Load,

@@ -51,7 +51,12 @@ impl Node {
                 args.extend(["--config".into(), root.join("cluster.toml").into()]);
             }
             Role::Worker => {
-                args.extend(["worker".into(), port.to_string().into(), dir.clone().into(), coordinators.into()]);
+                args.extend([
+                    "worker".into(),
+                    port.to_string().into(),
+                    dir.clone().into(),
+                    coordinators.into(),
+                ]);
             }
         }
         Self { role, port, dir, log, args, process: Mutex::new(None) }

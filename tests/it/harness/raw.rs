@@ -25,7 +25,8 @@ impl Raw {
 
     /// Sends bytes; whether the other side still takes them is seen by its answer.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
-        let _ = timeout(PATIENCE, self.socket.write_all(bytes.as_ref())).await.expect("the node takes no more");
+        let _ =
+            timeout(PATIENCE, self.socket.write_all(bytes.as_ref())).await.expect("the node takes no more");
         self
     }
 
@@ -57,7 +58,8 @@ impl Raw {
     pub(crate) async fn end(&mut self) -> String {
         let mut rest = Vec::new();
         // A reset is an end as well.
-        let _ = timeout(PATIENCE, self.socket.read_to_end(&mut rest)).await.expect("the connection stays open");
+        let _ =
+            timeout(PATIENCE, self.socket.read_to_end(&mut rest)).await.expect("the connection stays open");
         String::from_utf8_lossy(&rest).into_owned()
     }
 
@@ -65,7 +67,8 @@ impl Raw {
         let head_end = self.received.windows(4).position(|bytes| bytes == b"\r\n\r\n")? + 4;
         let head = String::from_utf8_lossy(&self.received[..head_end]).to_lowercase();
         let status = head.strip_prefix("http/1.1 ")?.get(..3)?.parse().ok()?;
-        let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse::<usize>().ok());
+        let length =
+            head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse::<usize>().ok());
         let whole = head_end + length.unwrap_or(0);
         if self.received.len() < whole {
             return None;

@@ -1,8 +1,8 @@
-//! Waiting for a condition, to a deadline: the only place where a test sleeps.
+//! Waiting for a condition, to a deadline: the only place where a test waits for time.
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// For a cluster to start on a busy machine.
 pub(crate) const START: Duration = Duration::from_secs(90);
@@ -20,12 +20,14 @@ pub(crate) async fn eventually<T>(
     mut attempt: impl AsyncFnMut() -> Result<T, String>,
 ) -> T {
     let deadline = Instant::now() + within;
+    let mut looks = interval(POLL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        looks.tick().await;
         let why = match attempt().await {
             Ok(value) => return value,
             Err(why) => why,
         };
         assert!(Instant::now() < deadline, "{what}: not within {within:?}: {why}");
-        sleep(POLL).await;
     }
 }

@@ -20,7 +20,10 @@ pub(super) enum Op {
     Put(Value),
     Delete,
     /// A write only over what is expected (`If-Match`), or where nothing is (`If-None-Match: *`).
-    Swap { expected: Option<Value>, new: Value },
+    Swap {
+        expected: Option<Value>,
+        new: Value,
+    },
 }
 
 /// What it was told.
@@ -55,7 +58,9 @@ const MAX_CONFIGURATIONS: usize = 2_000_000;
 pub(super) enum Verdict {
     Linearizable,
     /// The most operations that could be put in order before it became impossible.
-    NotLinearizable { explained: usize },
+    NotLinearizable {
+        explained: usize,
+    },
     TooHard,
 }
 
@@ -69,7 +74,9 @@ fn step(state: Option<Value>, op: Op, outcome: Outcome) -> Option<Option<Value>>
         (Op::Delete, Outcome::Unknown) => Some(None),
         (Op::Swap { expected, new }, Outcome::Swapped(true)) => (expected == state).then_some(Some(new)),
         (Op::Swap { expected, .. }, Outcome::Swapped(false)) => (expected != state).then_some(state),
-        (Op::Swap { expected, new }, Outcome::Unknown) => Some(if expected == state { Some(new) } else { state }),
+        (Op::Swap { expected, new }, Outcome::Unknown) => {
+            Some(if expected == state { Some(new) } else { state })
+        }
         // An answer that does not belong to the question.
         _ => None,
     }
@@ -144,7 +151,12 @@ pub(super) fn check(history: &[Entry]) -> Verdict {
             }
             let done = point.done.with(place);
             if visited.insert((done.clone(), state)) {
-                points.push(Point { done, state, from: point.from, known: point.known + usize::from(!unknown) });
+                points.push(Point {
+                    done,
+                    state,
+                    from: point.from,
+                    known: point.known + usize::from(!unknown),
+                });
             }
         }
         if visited.len() > MAX_CONFIGURATIONS {

@@ -47,7 +47,14 @@ impl Client {
         }
     }
 
-    fn choose(&self, dice: u32, node: Http, place: usize, value: Value, seen: Option<(Value, u64)>) -> (Op, Call) {
+    fn choose(
+        &self,
+        dice: u32,
+        node: Http,
+        place: usize,
+        value: Value,
+        seen: Option<(Value, u64)>,
+    ) -> (Op, Call) {
         let path = format!("/kv/{}", self.keys[place]);
         match (dice, seen) {
             (0..=4, _) => (Op::Get, node.get(path)),
@@ -74,7 +81,9 @@ impl Client {
         match (op, outcome) {
             (_, Outcome::Got(value)) => Some(value.and_then(version)),
             (_, Outcome::Deleted(_)) => Some(None),
-            (Op::Put(new), Outcome::Written) | (Op::Swap { new, .. }, Outcome::Swapped(true)) => Some(version(new)),
+            (Op::Put(new), Outcome::Written) | (Op::Swap { new, .. }, Outcome::Swapped(true)) => {
+                Some(version(new))
+            }
             _ => None,
         }
     }

@@ -1,0 +1,229 @@
+//! `quoring coordinator` and `quoring worker`: this process becomes a node.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::exit::Failure;
+use crate::{
+    config::{Address, Node, NodeArgs},
+    launcher::{self, PidFile},
+    node,
+};
+
+/// What both roles are told.
+#[derive(Debug, Args)]
+struct Common {
+    /// The IP address to listen on; requests are not authenticated, so mind who can reach it
+    #[arg(long, value_name = "IP", default_value_t = NodeArgs::DEFAULT_LISTEN)]
+    listen: IpAddr,
+    /// Where the other nodes reach this one [default: the --listen address and the port]
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<Address>,
+    /// Makes this process one that `quoring up` started.
+    #[arg(long, hide = true, value_name = "PATH")]
+    pid_file: Option<PathBuf>,
+}
+
+impl Common {
+    fn args(&self, port: u16) -> NodeArgs {
+        NodeArgs { port, listen: Some(self.listen), advertise: self.advertise.clone() }
+    }
+}
+
+/// Run a coordinator: a member of the group that keeps the map of the cluster
+///
+/// The first start of the coordinators founds the cluster, with the [cluster] settings of
+/// cluster.toml. Runs until SIGTERM or ^C.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    quoring coordinator 7001\n  \
+    quoring coordinator 7001 --dir /var/lib/quoring --listen 10.0.0.1 \\\n      \
+    --peers 10.0.0.1:7001,10.0.0.2:7001,10.0.0.3:7001 --config cluster.toml")]
+pub(super) struct Coordinator {
+    /// The one port of this node
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// Where it keeps its data [default: coordinator-PORT in the data_dir of cluster.toml]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Every coordinator that founds the cluster, this one too [default: those of cluster.toml if
+    /// this port is one of them, else only this one]
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',')]
+    peers: Vec<Address>,
+    /// The settings to found the cluster with [default: ./cluster.toml, where there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Coordinator {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let beside = PathBuf::from(super::local::DEFAULT_CONFIG);
+        let config = match self.config.as_ref().or(beside.exists().then_some(&beside)) {
+            Some(path) => Some(launcher::load(path)?),
+            None => None,
+        };
+        let args = self.common.args(self.port);
+        let node = Node::coordinator(&args, self.dir, self.peers, config.as_ref()).map_err(Failure::Usage)?;
+        run(node, self.common.pid_file)
+    }
+}
+
+/// Run a worker: a node that keeps data
+///
+/// It joins the cluster of the coordinators it is told; without one it waits to be asked to join
+/// (JOIN in quoring shell). Its identity is the file `id` in its directory: a worker whose directory
+/// was lost is a new worker. Runs until SIGTERM or ^C.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "quoring worker [OPTIONS] PORT DIR COORDINATOR[,COORDINATOR…]\n       \
+        quoring worker [OPTIONS] --port PORT --data-dir DIR [--coordinator HOST:PORT,…]",
+    after_help = "Examples:\n  \
+        quoring worker 8001 data/w1 127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003 --zone a\n  \
+        quoring worker --port 8002 --data-dir data/w2 --coordinator 127.0.0.1:7001\n  \
+        quoring worker --port 8003 --no-persistence"
+)]
+pub(super) struct Worker {
+    /// The one port of this node
+    #[arg(value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    /// Where it keeps its data
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Where to find the coordinators, one or more of them
+    #[arg(value_name = "COORDINATOR", value_delimiter = ',')]
+    coordinators: Vec<Address>,
+    /// The same as PORT
+    #[arg(long = "port", value_name = "PORT", conflicts_with = "port",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    port_flag: Option<u16>,
+    /// The same as DIR
+    #[arg(long = "data-dir", value_name = "DIR", conflicts_with = "dir")]
+    dir_flag: Option<PathBuf>,
+    /// The same as COORDINATOR
+    #[arg(
+        long = "coordinator",
+        value_name = "HOST:PORT,…",
+        value_delimiter = ',',
+        conflicts_with = "coordinators"
+    )]
+    coordinators_flag: Vec<Address>,
+    /// Keep nothing on disk, not even the id: what this worker acknowledges is in memory only
+    #[arg(long)]
+    no_persistence: bool,
+    /// Where it stands: the copies of a shard are put into distinct zones where there are enough
+    #[arg(long)]
+    zone: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Worker {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let pid_file = self.common.pid_file.clone();
+        run(self.resolve().map_err(Failure::Usage)?, pid_file)
+    }
+
+    /// Both forms mean the same.
+    pub(super) fn resolve(self) -> Result<Node, String> {
+        let port = self.port.or(self.port_flag).ok_or("a worker needs a port (see quoring worker --help)")?;
+        let dir = match (self.dir.or(self.dir_flag), self.no_persistence) {
+            (_, true) => None,
+            (Some(dir), false) => Some(dir),
+            (None, false) => {
+                return Err(
+                    "a worker needs a directory, or --no-persistence (see quoring worker --help)".to_owned()
+                );
+            }
+        };
+        let coordinators = [self.coordinators, self.coordinators_flag].concat();
+        Node::worker(&self.common.args(port), dir, coordinators, self.zone)
+    }
+}
+
+fn run(config: Node, pid_file: Option<PathBuf>) -> Result<(), Failure> {
+    // A task that panics would leave its group, or the store, half alive: no node is better than
+    // such a one. (The release profile aborts by itself.)
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+    let pid_file = pid_file
+        .map(|path| {
+            let adopted = PidFile::adopt(&path);
+            adopted.map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))
+        })
+        .transpose()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
+    let done = runtime.block_on(async {
+        let signals = Signals::new()?;
+        node::run(config, asked_to_stop(signals)).await.map_err(|error| Failure::Failed(format!("{error:#}")))
+    });
+    if done.is_ok()
+        && let Some(file) = pid_file
+        && let Err(error) = file.remove()
+    {
+        tracing::warn!(%error, "cannot remove the pid file");
+    }
+    done
+}
+
+/// The signals that ask a process to stop.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    /// None under `nohup`, which asks for just that signal to be ignored.
+    hang_up: Option<Signal>,
+}
+
+impl Signals {
+    pub(super) fn new() -> Result<Signals, Failure> {
+        let on = |kind| {
+            signal(kind).map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))
+        };
+        Ok(Signals {
+            interrupt: on(SignalKind::interrupt())?,
+            terminate: on(SignalKind::terminate())?,
+            hang_up: if ignores_hang_up() { None } else { Some(on(SignalKind::hangup())?) },
+        })
+    }
+
+    pub(super) async fn next(&mut self) {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = hang_up => {}
+        }
+    }
+}
+
+/// Whether whoever started this process had it ignore SIGHUP. Listening for the signal would undo that.
+fn ignores_hang_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // A bit for each signal, the lowest for number 1, SIGHUP (proc_pid_status(5)).
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+}
+
+/// Returns at the first signal; a second one ends the process at once, as a crash would.
+pub(super) async fn asked_to_stop(mut signals: Signals) {
+    signals.next().await;
+    tokio::spawn(async move {
+        signals.next().await;
+        tracing::warn!("asked to stop a second time; ending at once");
+        std::process::exit(1);
+    });
+}

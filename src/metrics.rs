@@ -1,0 +1,179 @@
+//! The names of this program's metrics and the recorder that keeps them. One recorder serves all
+//! nodes of a process; `http` shows it at `/metrics`.
+//!
+//! Not here: who counts what. No label may have values that grow with the data: routes are counted
+//! by template, never by path. Invariant: every name used anywhere stands in [`METRICS`].
+
+use std::{io, sync::OnceLock, thread, time::Duration};
+
+use metrics::Unit;
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use parking_lot::Mutex;
+
+/// Requests answered, by `method`, `route` (template) and `status`.
+pub const HTTP_REQUESTS_TOTAL: &str = "quoring_http_requests_total";
+/// Time from a request's head to its answer's head, by `method` and `route`.
+pub const HTTP_REQUEST_SECONDS: &str = "quoring_http_request_seconds";
+/// Requests being worked on now.
+pub const HTTP_REQUESTS_IN_FLIGHT: &str = "quoring_http_requests_in_flight";
+/// Client connections open now, those of other nodes not counted.
+pub const HTTP_CONNECTIONS_OPEN: &str = "quoring_http_connections_open";
+/// Connections closed unanswered because too many were open.
+pub const HTTP_CONNECTIONS_REFUSED_TOTAL: &str = "quoring_http_connections_refused_total";
+/// Request bodies held in memory now, counted from where they are large enough to matter.
+pub const HTTP_BODY_MEMORY_BYTES: &str = "quoring_http_body_memory_bytes";
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// A distribution over [`LATENCY_BUCKETS_SECONDS`].
+    Histogram,
+}
+
+/// A metric and what it tells.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name: `quoring_`, words, unit.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// What it counts in.
+    pub unit: Unit,
+    /// One sentence for whoever reads `/metrics`.
+    pub help: &'static str,
+}
+
+/// Every metric of the program.
+pub const METRICS: &[Metric] = &[
+    Metric {
+        name: HTTP_REQUESTS_TOTAL,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Requests answered, by method, route and status.",
+    },
+    Metric {
+        name: HTTP_REQUEST_SECONDS,
+        kind: Kind::Histogram,
+        unit: Unit::Seconds,
+        help: "Time from a request's head to its answer's head, by method and route.",
+    },
+    Metric {
+        name: HTTP_REQUESTS_IN_FLIGHT,
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "Requests being worked on now.",
+    },
+    Metric {
+        name: HTTP_CONNECTIONS_OPEN,
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "Client connections open now.",
+    },
+    Metric {
+        name: HTTP_CONNECTIONS_REFUSED_TOTAL,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Connections closed unanswered because too many were open.",
+    },
+    Metric {
+        name: HTTP_BODY_MEMORY_BYTES,
+        kind: Kind::Gauge,
+        unit: Unit::Bytes,
+        help: "Memory reserved for request bodies now.",
+    },
+];
+
+/// Upper bounds of the latency histograms' buckets, in seconds: dense where a write on a local
+/// network lies, up to the longest time a request may take.
+pub const LATENCY_BUCKETS_SECONDS: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.003, 0.005, 0.007_5, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25,
+    0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// Between two rounds that fold the samples of the histograms into their buckets. Samples wait in
+/// memory until then: 8 bytes each.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Why the recorder could not be installed.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// Another recorder is in its place, or the buckets are wrong.
+    #[error("install the metrics recorder: {0}")]
+    Build(#[from] BuildError),
+    /// The thread that folds samples could not be started.
+    #[error("start the metrics upkeep thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// Installs the process's recorder and describes [`METRICS`]; when called again, hands out the
+/// same one.
+pub fn install() -> Result<PrometheusHandle, InstallError> {
+    static INSTALLED: OnceLock<PrometheusHandle> = OnceLock::new();
+    static INSTALLING: Mutex<()> = Mutex::new(());
+
+    let _one_at_a_time = INSTALLING.lock();
+    if let Some(handle) = INSTALLED.get() {
+        return Ok(handle.clone());
+    }
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), LATENCY_BUCKETS_SECONDS)?
+        .install_recorder()?;
+    for metric in METRICS {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, metric.unit, metric.help),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.unit, metric.help),
+            Kind::Histogram => metrics::describe_histogram!(metric.name, metric.unit, metric.help),
+        }
+    }
+    let upkeep = handle.clone();
+    thread::Builder::new().name("metrics-upkeep".into()).spawn(move || {
+        loop {
+            thread::sleep(UPKEEP_INTERVAL);
+            upkeep.run_upkeep();
+        }
+    })?;
+    Ok(INSTALLED.get_or_init(|| handle).clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_tell_program_and_unit() {
+        let mut seen = BTreeSet::new();
+        for Metric { name, kind, unit, help } in METRICS {
+            assert!(name.starts_with("quoring_"), "{name}");
+            assert!(seen.insert(name), "{name} stands twice");
+            assert!(help.ends_with('.'), "{name}: help is a sentence");
+            match (kind, unit) {
+                (Kind::Counter, _) => assert!(name.ends_with("_total"), "{name}"),
+                (_, Unit::Seconds) => assert!(name.ends_with("_seconds"), "{name}"),
+                (_, Unit::Bytes) => assert!(name.ends_with("_bytes"), "{name}"),
+                _ => {}
+            }
+        }
+        assert!(LATENCY_BUCKETS_SECONDS.is_sorted());
+    }
+
+    #[test]
+    fn a_second_install_gives_the_same_recorder() {
+        let first = install().unwrap();
+        let second = install().unwrap();
+        metrics::counter!(HTTP_CONNECTIONS_REFUSED_TOTAL).increment(3);
+        metrics::histogram!(HTTP_REQUEST_SECONDS, "route" => "/test").record(0.004);
+        for text in [first.render(), second.render()] {
+            assert!(text.contains("# HELP quoring_http_connections_refused_total Connections"), "{text}");
+            assert!(
+                text.contains(r#"quoring_http_request_seconds_bucket{route="/test",le="0.005"} 1"#),
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! This node's Raft and store figures for `/metrics`, read at intervals from counters that are kept
+//! anyway.
+
+use std::{sync::Arc, time::Duration};
+
+use metrics::{counter, gauge};
+
+use super::Node;
+use crate::metrics as name;
+
+/// Between two readings; Prometheus seldom asks more often.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+const MICROS_PER_SECOND: f64 = 1e6;
+
+/// Runs as long as the node.
+pub(super) async fn run(node: Arc<Node>) {
+    while !node.is_stopping() {
+        read(&node);
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn read(node: &Node) {
+    let groups = node.host.all();
+    let mut behind = 0;
+    for group in &groups {
+        let status = group.status();
+        behind += status.commit.saturating_sub(status.applied);
+    }
+    gauge!(name::RAFT_GROUPS).set(groups.len() as f64);
+    gauge!(name::RAFT_GROUPS_LED).set(groups.iter().filter(|group| group.is_leader()).count() as f64);
+    gauge!(name::RAFT_UNAPPLIED_ENTRIES).set(behind as f64);
+    gauge!(name::MAP_EPOCH).set(node.epoch().0 as f64);
+    gauge!(name::READY).set(if node.ready().is_ok() { 1.0 } else { 0.0 });
+
+    let stats = node.host.store().stats();
+    counter!(name::STORE_APPENDS_TOTAL).absolute(stats.appends_total);
+    counter!(name::STORE_ENTRIES_TOTAL).absolute(stats.entries_total);
+    counter!(name::STORE_LOG_BYTES_TOTAL).absolute(stats.log_bytes_total);
+    counter!(name::STORE_SYNCS_TOTAL).absolute(stats.syncs_total);
+    gauge!(name::STORE_SYNC_SECONDS_TOTAL).set(stats.sync_us_total as f64 / MICROS_PER_SECOND);
+    gauge!(name::STORE_SYNC_SECONDS_MAX).set(stats.sync_us_max as f64 / MICROS_PER_SECOND);
+    counter!(name::STORE_APPLIES_TOTAL).absolute(stats.applies_total);
+    counter!(name::STORE_SNAPSHOTS_INSTALLED_TOTAL).absolute(stats.installs_total);
+    gauge!(name::STORE_BLOCK_CACHE_BYTES).set(stats.block_cache_bytes as f64);
+    gauge!(name::STORE_MEMTABLE_BYTES).set((stats.log_memtable_bytes + stats.data_memtable_bytes) as f64);
+    gauge!(name::STORE_LOG_TAIL_BYTES).set(stats.log_tail_bytes as f64);
+    gauge!(name::STORE_LOG_FILE_BYTES).set(stats.log_file_bytes as f64);
+    gauge!(name::STORE_DATA_FILE_BYTES).set(stats.data_file_bytes as f64);
+}
