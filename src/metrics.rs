@@ -23,6 +23,43 @@ pub const HTTP_CONNECTIONS_REFUSED_TOTAL: &str = "quoring_http_connections_refus
 /// Request bodies held in memory now, counted from where they are large enough to matter.
 pub const HTTP_BODY_MEMORY_BYTES: &str = "quoring_http_body_memory_bytes";
 
+/// Raft groups on this node.
+pub const RAFT_GROUPS: &str = "quoring_raft_groups";
+/// Raft groups that this node leads.
+pub const RAFT_GROUPS_LED: &str = "quoring_raft_groups_led";
+/// Log entries committed and not yet applied here, over all groups.
+pub const RAFT_UNAPPLIED_ENTRIES: &str = "quoring_raft_unapplied_entries";
+/// The epoch of this node's map.
+pub const MAP_EPOCH: &str = "quoring_map_epoch";
+/// 1 where the node is ready, else 0.
+pub const READY: &str = "quoring_ready";
+/// Appends to the log, of all groups.
+pub const STORE_APPENDS_TOTAL: &str = "quoring_store_appends_total";
+/// Entries in them.
+pub const STORE_ENTRIES_TOTAL: &str = "quoring_store_entries_total";
+/// Bytes written to the log.
+pub const STORE_LOG_BYTES_TOTAL: &str = "quoring_store_log_bytes_total";
+/// Syncs of the log; fewer than appends where groups share them.
+pub const STORE_SYNCS_TOTAL: &str = "quoring_store_syncs_total";
+/// Time spent in them.
+pub const STORE_SYNC_SECONDS_TOTAL: &str = "quoring_store_sync_seconds_total";
+/// The longest of them.
+pub const STORE_SYNC_SECONDS_MAX: &str = "quoring_store_sync_seconds_max";
+/// Batches applied to the state machines.
+pub const STORE_APPLIES_TOTAL: &str = "quoring_store_applies_total";
+/// Snapshots received and installed.
+pub const STORE_SNAPSHOTS_INSTALLED_TOTAL: &str = "quoring_store_snapshots_installed_total";
+/// Memory of the block cache.
+pub const STORE_BLOCK_CACHE_BYTES: &str = "quoring_store_block_cache_bytes";
+/// Memory of the memtables.
+pub const STORE_MEMTABLE_BYTES: &str = "quoring_store_memtable_bytes";
+/// Memory of the newest log entries.
+pub const STORE_LOG_TAIL_BYTES: &str = "quoring_store_log_tail_bytes";
+/// Files of the log on disk.
+pub const STORE_LOG_FILE_BYTES: &str = "quoring_store_log_file_bytes";
+/// Files of the state machines on disk.
+pub const STORE_DATA_FILE_BYTES: &str = "quoring_store_data_file_bytes";
+
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -84,6 +121,114 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Gauge,
         unit: Unit::Bytes,
         help: "Memory reserved for request bodies now.",
+    },
+    Metric {
+        name: RAFT_GROUPS,
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "Raft groups on this node.",
+    },
+    Metric {
+        name: RAFT_GROUPS_LED,
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "Raft groups that this node leads.",
+    },
+    Metric {
+        name: RAFT_UNAPPLIED_ENTRIES,
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "Log entries committed and not yet applied here.",
+    },
+    Metric {
+        name: MAP_EPOCH,
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "The epoch of this node's map.",
+    },
+    Metric {
+        name: READY,
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "1 where the node is ready, else 0.",
+    },
+    Metric {
+        name: STORE_APPENDS_TOTAL,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Appends to the log, of all groups.",
+    },
+    Metric {
+        name: STORE_ENTRIES_TOTAL,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Entries appended to the log.",
+    },
+    Metric {
+        name: STORE_LOG_BYTES_TOTAL,
+        kind: Kind::Counter,
+        unit: Unit::Bytes,
+        help: "Bytes written to the log.",
+    },
+    Metric {
+        name: STORE_SYNCS_TOTAL,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Syncs of the log; fewer than appends where groups share them.",
+    },
+    Metric {
+        name: STORE_SYNC_SECONDS_TOTAL,
+        kind: Kind::Counter,
+        unit: Unit::Seconds,
+        help: "Time spent in syncs of the log.",
+    },
+    Metric {
+        name: STORE_SYNC_SECONDS_MAX,
+        kind: Kind::Gauge,
+        unit: Unit::Seconds,
+        help: "The longest sync of the log since the start.",
+    },
+    Metric {
+        name: STORE_APPLIES_TOTAL,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Batches applied to the state machines.",
+    },
+    Metric {
+        name: STORE_SNAPSHOTS_INSTALLED_TOTAL,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Snapshots received and installed.",
+    },
+    Metric {
+        name: STORE_BLOCK_CACHE_BYTES,
+        kind: Kind::Gauge,
+        unit: Unit::Bytes,
+        help: "Memory of the block cache.",
+    },
+    Metric {
+        name: STORE_MEMTABLE_BYTES,
+        kind: Kind::Gauge,
+        unit: Unit::Bytes,
+        help: "Memory of the memtables.",
+    },
+    Metric {
+        name: STORE_LOG_TAIL_BYTES,
+        kind: Kind::Gauge,
+        unit: Unit::Bytes,
+        help: "Memory of the newest log entries.",
+    },
+    Metric {
+        name: STORE_LOG_FILE_BYTES,
+        kind: Kind::Gauge,
+        unit: Unit::Bytes,
+        help: "Files of the log on disk.",
+    },
+    Metric {
+        name: STORE_DATA_FILE_BYTES,
+        kind: Kind::Gauge,
+        unit: Unit::Bytes,
+        help: "Files of the state machines on disk.",
     },
 ];
 

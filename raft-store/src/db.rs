@@ -56,7 +56,7 @@ impl Engines {
             return Err(StoreError::Damaged { dir, what: "its part `log` is missing".to_owned() });
         }
 
-        let cache = Cache::new_hyper_clock_cache(options.block_cache_bytes, 0);
+        let cache = Cache::new_hyper_clock_cache(options.block_cache_bytes.max(options::CACHE_MIN_BYTES), 0);
         let log_options = options::log(options, log_env.as_ref(), &cache)?;
         let data_options = options::data(options, data_env.as_ref(), &cache)?;
         let log = DB::open(&log_options, &log_dir).map_err(StoreError::engine("open the log"))?;

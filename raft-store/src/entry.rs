@@ -231,6 +231,7 @@ pub(crate) fn end(bytes: &impl Buf, what: &'static str) -> Result<(), StoreError
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
 

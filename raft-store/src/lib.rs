@@ -33,8 +33,8 @@
 //! # Memory
 //!
 //! Bounded by [`Options`]: block cache, memtables of both instances, newest log entries, the
-//! writer's queue; besides that one batch per `apply` call (8 MiB and one command), one chunk per
-//! running snapshot transfer, and what readers hold.
+//! writer's queue; besides that, per group that is applying, its batch and the overlay over it
+//! (8 MiB and one command, each), a chunk per running snapshot transfer, and what readers hold.
 //!
 //! # What is not here
 //!

@@ -60,6 +60,8 @@ impl Options {
     }
 }
 
+/// Smallest block cache, in bytes.
+pub(crate) const CACHE_MIN_BYTES: usize = MIB;
 /// Memtables of one instance that may wait for their flush, besides the one being written.
 const MEMTABLES: usize = 4;
 /// Smallest memtable, in bytes: below it RocksDB would flush all the time.
@@ -68,8 +70,8 @@ const MEMTABLE_MIN_BYTES: usize = MIB;
 /// trigger (4): a slow compaction costs readers a little, a slowed writer stalls a runtime thread.
 const L0_SLOWDOWN_FILES: i32 = 48;
 const L0_STOP_FILES: i32 = 96;
-/// Files held open per instance.
-const OPEN_FILES: i32 = 512;
+/// Files held open per instance. Both together leave most of the usual limit (1,024) to sockets.
+const OPEN_FILES: i32 = 256;
 /// RocksDB's own log: size of one file in bytes, and how many are kept.
 const INFO_LOG_BYTES: usize = MIB;
 const INFO_LOG_FILES: usize = 2;

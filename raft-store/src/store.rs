@@ -107,7 +107,8 @@ impl Store {
         GroupLog::new(self.inner.clone(), self.inner.logs.open(group))
     }
 
-    /// A group's state machine, with `machine` loaded from its state. One per group at a time.
+    /// A group's state machine, with `machine` loaded from its state. One per group at a time: the
+    /// tasks of a Raft instance that was shut down may hold the former one a moment longer.
     /// Waits while a group is being dropped.
     pub fn machine<M: Machine>(&self, group: u64, machine: M) -> Result<StateMachine<M>, StoreError> {
         let _opening = self.inner.lifecycle.lock();

@@ -174,6 +174,23 @@ async fn groups_share_syncs() {
 }
 
 #[tokio::test]
+async fn a_callback_follows_a_sync() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    let mut log = store.log(1);
+    for index in 1..=10 {
+        let before = store.stats().syncs_total;
+        append(&mut log, vec![put(1, index, "k", "v")]).await.unwrap();
+        assert_eq!(store.stats().syncs_total, before + 1);
+        log.save_vote(&vote(index, 1)).await.unwrap();
+        assert_eq!(store.stats().syncs_total, before + 2);
+    }
+    log.truncate_after(Some(log_id(1, 5))).await.unwrap();
+    store.set_meta("name", b"value").unwrap();
+    assert_eq!(store.stats().syncs_total, 22);
+}
+
+#[tokio::test]
 async fn committed_pointers_and_purges_cause_no_sync() {
     let store = Store::open(small(Options::in_memory())).unwrap();
     let (mut log, mut machine) = (store.log(1), store.machine(1, Kv::default()).unwrap());

@@ -12,7 +12,7 @@ use crate::{
     coordinator::status::Cluster,
     error::Error,
     ids::WorkerId,
-    ring::map::Map,
+    ring::map::Indexed,
     router::{ActiveWorker, Consistency, Located, Router, Served, Target},
 };
 
@@ -105,12 +105,12 @@ impl Backend {
     }
 
     /// See [`Router::map`].
-    pub(crate) fn map(&self) -> Option<Arc<Map>> {
+    pub(crate) fn map(&self) -> Option<Arc<Indexed>> {
         behind!(self, backend => backend.map())
     }
 
     /// The map, where nothing can be done without it.
-    pub(crate) fn require_map(&self) -> Result<Arc<Map>, Error> {
+    pub(crate) fn require_map(&self) -> Result<Arc<Indexed>, Error> {
         self.map().ok_or_else(no_map)
     }
 

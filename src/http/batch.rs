@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 use super::{
     batch_ops::{self, Act, Op},
-    cells::{not_understood, retry_mismatch},
+    cells::{not_understood, retry_mismatch, too_large},
     error::{Kind, Problem},
     limits::{MAX_BATCH_READS_IN_FLIGHT, MAX_BATCH_REPLY_BYTES, MAX_MAP_RETRIES},
     request::Call,
@@ -247,6 +247,7 @@ fn row_outcomes(outcomes: &mut Vec<(usize, Outcome)>, ops: &[Op], indexes: Vec<u
             }
         }
         Written::Applied { .. } => fail(outcomes, indexes, &not_understood()),
+        Written::TooLarge => fail(outcomes, indexes, &too_large()),
         Written::Failed { op, current } => {
             for (at, index) in indexes.into_iter().enumerate() {
                 let problem = if at == op as usize {

@@ -93,9 +93,22 @@ pub(crate) fn one_write(reply: Reply) -> Result<(Version, Vec<OpResult>), Proble
         Reply::Done(written) => match <[Written; 1]>::try_from(written) {
             Ok([Written::Applied { version, results }]) => Ok((version, results)),
             Ok([Written::Failed { current, .. }]) => Err(Problem::precondition_failed(current)),
+            Ok([Written::TooLarge]) => Err(too_large()),
             Err(_) => Err(not_understood()),
         },
     }
+}
+
+/// The problem of a write that would read or remove more than one command may.
+pub(crate) fn too_large() -> Problem {
+    Problem::new(
+        Kind::TooLarge,
+        format!(
+            "this would read more than {} bytes or remove more than {} cells at once; split it up",
+            crate::command::MAX_READ_BYTES,
+            crate::command::MAX_ROW_CELLS
+        ),
+    )
 }
 
 /// The problem of an `Idempotency-Key` that was used for something else.

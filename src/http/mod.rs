@@ -64,7 +64,7 @@ use self::{
 };
 pub use self::{
     server::serve,
-    upgrade::{PEER_PROTOCOL, PeerIo, PeerStream},
+    upgrade::{PEER_PROTOCOL, PeerStream},
 };
 use crate::{error::Error, router::Router};
 

@@ -44,7 +44,7 @@ pub(crate) struct Page {
 /// One shard's share of a page.
 struct Share {
     rows: Vec<ScannedRow>,
-    done: bool,
+    next: Option<(u64, String)>,
     staleness_ms: Option<u64>,
 }
 
@@ -65,7 +65,7 @@ pub(crate) async fn page(
     let mut bytes = 0;
     loop {
         let map = backend.require_map()?;
-        let wave = shards_from(&map, reached, span.last, at_once);
+        let wave = shards_from(map.as_ref(), reached, span.last, at_once);
         if wave.is_empty() {
             return Ok(page);
         }
@@ -86,9 +86,6 @@ pub(crate) async fn page(
                 other => other?,
             };
             page.staleness_ms = older(page.staleness_ms, share.staleness_ms);
-            if share.rows.is_empty() && !share.done {
-                return Err(Problem::unexpected_answer());
-            }
             for row in share.rows {
                 let row_bytes = size_of_row(&row);
                 let fits = page.rows.is_empty() || bytes.saturating_add(row_bytes) <= MAX_PAGE_BYTES;
@@ -101,7 +98,9 @@ pub(crate) async fn page(
                 after = Some(Cursor { position: row.position, name: row.row.clone() });
                 page.rows.push(row);
             }
-            if !share.done {
+            if let Some((position, name)) = share.next {
+                reached = Position(position);
+                after = Some(Cursor { position, name });
                 all_done = false;
                 break;
             }
@@ -183,8 +182,11 @@ async fn share(
     let served =
         backend.query(Target::Group(group), Query::Scan(scan), selection.consistency, deadline).await?;
     match served.answer {
-        Answer::Rows { rows, done } => Ok(Share { rows, done, staleness_ms: served.staleness_ms }),
-        Answer::Missing(_) => Ok(Share { rows: Vec::new(), done: true, staleness_ms: served.staleness_ms }),
+        Answer::Rows { rows, next } => Ok(Share { rows, next, staleness_ms: served.staleness_ms }),
+        Answer::TooLarge => Err(Error::Refused(format!(
+            "a row of this table is larger than {} bytes: read it column by column",
+            crate::command::MAX_READ_BYTES
+        ))),
         _ => Err(Error::Unavailable("the shard's answer was not understood".into())),
     }
 }

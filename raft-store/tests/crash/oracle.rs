@@ -196,7 +196,8 @@ impl Group {
             }
         }
         let confirmed = self.terms.len() as u64;
-        assert!(applied >= self.installed.max(purged), "{case}: applied behind {} installed", self.installed);
+        assert!(applied >= self.installed, "{case}: behind the snapshot installed at {}", self.installed);
+        assert!(applied >= purged, "{case}: the state is behind what was purged");
         assert!(
             applied <= self.applied_max.max(confirmed),
             "{case}: not applied beyond {}",
