@@ -42,7 +42,7 @@ pub const STORE_LOG_BYTES_TOTAL: &str = "quoring_store_log_bytes_total";
 /// Syncs of the log; fewer than appends where groups share them.
 pub const STORE_SYNCS_TOTAL: &str = "quoring_store_syncs_total";
 /// Time spent in them.
-pub const STORE_SYNC_SECONDS_TOTAL: &str = "quoring_store_sync_seconds_total";
+pub const STORE_SYNC_MICROS_TOTAL: &str = "quoring_store_sync_microseconds_total";
 /// The longest of them.
 pub const STORE_SYNC_SECONDS_MAX: &str = "quoring_store_sync_seconds_max";
 /// Batches applied to the state machines.
@@ -122,12 +122,7 @@ pub const METRICS: &[Metric] = &[
         unit: Unit::Bytes,
         help: "Memory reserved for request bodies now.",
     },
-    Metric {
-        name: RAFT_GROUPS,
-        kind: Kind::Gauge,
-        unit: Unit::Count,
-        help: "Raft groups on this node.",
-    },
+    Metric { name: RAFT_GROUPS, kind: Kind::Gauge, unit: Unit::Count, help: "Raft groups on this node." },
     Metric {
         name: RAFT_GROUPS_LED,
         kind: Kind::Gauge,
@@ -140,18 +135,8 @@ pub const METRICS: &[Metric] = &[
         unit: Unit::Count,
         help: "Log entries committed and not yet applied here.",
     },
-    Metric {
-        name: MAP_EPOCH,
-        kind: Kind::Gauge,
-        unit: Unit::Count,
-        help: "The epoch of this node's map.",
-    },
-    Metric {
-        name: READY,
-        kind: Kind::Gauge,
-        unit: Unit::Count,
-        help: "1 where the node is ready, else 0.",
-    },
+    Metric { name: MAP_EPOCH, kind: Kind::Gauge, unit: Unit::Count, help: "The epoch of this node's map." },
+    Metric { name: READY, kind: Kind::Gauge, unit: Unit::Count, help: "1 where the node is ready, else 0." },
     Metric {
         name: STORE_APPENDS_TOTAL,
         kind: Kind::Counter,
@@ -177,9 +162,9 @@ pub const METRICS: &[Metric] = &[
         help: "Syncs of the log; fewer than appends where groups share them.",
     },
     Metric {
-        name: STORE_SYNC_SECONDS_TOTAL,
+        name: STORE_SYNC_MICROS_TOTAL,
         kind: Kind::Counter,
-        unit: Unit::Seconds,
+        unit: Unit::Microseconds,
         help: "Time spent in syncs of the log.",
     },
     Metric {

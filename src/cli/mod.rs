@@ -3,6 +3,7 @@
 //! Not here: anything that a program could not do as well with the library (`client`, `launcher`,
 //! `node`); here it is only asked for and shown.
 
+mod bench;
 mod data;
 mod exit;
 mod local;
@@ -61,6 +62,7 @@ enum Command {
     Delete(data::Delete),
     List(data::List),
     Shell(shell::Shell),
+    Bench(Box<bench::Bench>),
 }
 
 impl Command {
@@ -92,6 +94,7 @@ pub fn main() -> ExitCode {
             Command::Delete(delete) => delete.run(),
             Command::List(list) => list.run(),
             Command::Shell(shell) => shell.run(),
+            Command::Bench(bench) => bench.run(),
         });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -25,7 +25,7 @@ pub(super) fn urls(config: &Config, ready: bool) -> String {
 }
 
 /// Columns, each as wide as its widest cell.
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<_> = head.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {

@@ -102,7 +102,9 @@ impl Group {
 
     /// Whether this replica believes to lead.
     pub fn is_leader(&self) -> bool {
-        self.metrics(|metrics| metrics.current_leader == Some(self.me.0) && metrics.state == ServerState::Leader)
+        self.metrics(|metrics| {
+            metrics.current_leader == Some(self.me.0) && metrics.state == ServerState::Leader
+        })
     }
 
     /// Whom this replica believes to lead.
@@ -162,7 +164,9 @@ impl Group {
                 voters: membership.voter_ids().map(NodeId).collect(),
                 learners: membership.learner_ids().map(NodeId).collect(),
                 joint: membership.get_joint_config().len() > 1,
-                matched: matched.map(|(id, log)| (NodeId(*id), log.as_ref().map_or(0, |id| id.index))).collect(),
+                matched: matched
+                    .map(|(id, log)| (NodeId(*id), log.as_ref().map_or(0, |id| id.index)))
+                    .collect(),
                 stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
             }
         })
@@ -206,22 +210,30 @@ impl Group {
         }
         if status.voters != target || status.joint {
             let voters = target.iter().map(|id| id.0).collect();
-            return changed(self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await);
+            return changed(
+                self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await,
+            );
         }
         let unwanted = status.learners.iter().map(|id| id.0).collect();
         changed(self.raft.change_membership(ChangeMembers::RemoveNodes(unwanted), false).await)
     }
 
     /// At the leader: asks another voter to take over; it has, when [`Group::is_leader`] turns false.
+    /// Refused where the voter lacks entries: until it had them, nobody would take writes.
     pub async fn transfer_to(&self, to: NodeId) -> Result<(), Error> {
+        let status = self.status();
+        let matched = status.matched.get(&to).copied().unwrap_or(0);
+        if !status.voters.contains(&to) || matched + CAUGHT_UP_ENTRIES < status.last {
+            return Err(Error::Refused(format!("node {to} has not caught up with group {}", self.id)));
+        }
         self.raft.trigger().transfer_leader(to.0).await.map_err(|error| Error::Unavailable(error.to_string()))
     }
 
     /// At the leader: gives leadership to the voter that has most of the log, and waits until it is
-    /// gone, at most until the deadline. Where there is nobody else, nothing happens.
-    pub async fn hand_over(&self, deadline: Instant) {
+    /// gone, at most until the deadline. Where there is nobody else that lives, nothing happens.
+    pub(super) async fn hand_over(&self, lives: impl Fn(NodeId) -> bool, deadline: Instant) {
         let status = self.status();
-        let others = status.voters.iter().filter(|id| **id != self.me);
+        let others = status.voters.iter().filter(|id| **id != self.me && lives(**id));
         let best = others.max_by_key(|id| status.matched.get(id).copied().unwrap_or(0));
         let Some(&to) = best else { return };
         if !self.is_leader() || self.transfer_to(to).await.is_err() {
@@ -230,7 +242,8 @@ impl Group {
         let me = self.me.0;
         let wait = self.raft.wait(Some(deadline.saturating_duration_since(Instant::now())));
         // Past the deadline the others elect by themselves, a little later.
-        let _ = wait.metrics(|metrics| metrics.current_leader.is_some_and(|id| id != me), "handed over").await;
+        let _ =
+            wait.metrics(|metrics| metrics.current_leader.is_some_and(|id| id != me), "handed over").await;
     }
 
     /// Stops the replica; what it has stays on disk.
@@ -250,7 +263,9 @@ impl Group {
     }
 }
 
-fn changed<T>(result: Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>) -> Result<Change, Error> {
+fn changed<T>(
+    result: Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>,
+) -> Result<Change, Error> {
     match result {
         Ok(_) => Ok(Change::Underway),
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {

@@ -212,7 +212,8 @@ impl Host {
 
     /// Gives every leadership away, waiting at most until the deadline.
     pub async fn hand_over(&self, deadline: Instant) {
-        join_all(self.all().iter().map(|group| group.hand_over(deadline))).await;
+        let lives = |node| self.links.get().is_some_and(|links| !links.is_gone(node));
+        join_all(self.all().iter().map(|group| group.hand_over(lives, deadline))).await;
     }
 
     /// Stops every group.

@@ -1,10 +1,7 @@
 //! The pure machines on top of the store: what turns an entry's bytes into commands, and a machine's
 //! changes into the store's writes.
 
-use std::{
-    ops::ControlFlow,
-    sync::Arc,
-};
+use std::{ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard};

@@ -167,9 +167,9 @@ fn deal_out(batch: Vec<Proposal>, result: Option<WriteResult>) {
         Some(Err(ClientWriteError::LogEntryDiscarded(_))) => {
             Error::Unknown("the leader changed while the write was under way".into())
         }
-        Some(Err(error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)))) => {
-            Error::Unavailable(error.to_string())
-        }
+        Some(Err(
+            error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
+        )) => Error::Unavailable(error.to_string()),
         None => Error::Unknown("the replica stopped while the write was under way".into()),
     };
     for proposal in batch {

@@ -192,8 +192,11 @@ impl Arrivals {
         }
         let sink = self.store.receive_snapshot(key.0.0, begin.meta);
         let first = next(&sink);
-        let arrival =
-            Arrival { source: begin.source, sink: tokio::sync::Mutex::new(sink), touched: Mutex::new(Instant::now()) };
+        let arrival = Arrival {
+            source: begin.source,
+            sink: tokio::sync::Mutex::new(sink),
+            touched: Mutex::new(Instant::now()),
+        };
         current.insert(key, Arc::new(arrival));
         Ok(first)
     }
@@ -216,7 +219,8 @@ impl Arrival {
 
 async fn end(group: &Group, arrival: Option<Arc<Arrival>>, body: &[u8]) -> Answer<SnapshotResponse> {
     let (vote, source): (Vote, u64) = wire::read(body).map_err(|malformed| malformed.to_string())?;
-    let arrival = arrival.filter(|arrival| arrival.source == source).ok_or("the snapshot did not come whole")?;
+    let arrival =
+        arrival.filter(|arrival| arrival.source == source).ok_or("the snapshot did not come whole")?;
     let arrival = Arc::into_inner(arrival).ok_or("a chunk of the snapshot is still being written")?;
     let sink = arrival.sink.into_inner();
     let meta = sink.meta().clone();

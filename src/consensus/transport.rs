@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use openraft::{
     OptionalSend, RaftNetworkFactory, RaftNetworkV2,
     base::{BoxFuture, BoxStream},
@@ -156,15 +156,19 @@ impl RaftNetworkV2<TypeConfig> for Sender {
             return stream_append_sequential(self, input, option);
         }
         Box::pin(async move {
+            // openraft waits between its attempts where the input is asked for the first request, and
+            // nowhere else: a connection tried before that would be tried without a pause.
+            let mut input = input;
+            let Some(first) = input.next().await else {
+                return Ok::<BoxStream<'s, _>, _>(Box::pin(stream::empty()));
+            };
             // One session stays on one connection, whose order is the session's order.
             let deadline = Instant::now() + CONTROL_TIMEOUT;
-            let conn = self
-                .links
-                .connection(&self.to, Lane::Main, deadline)
-                .await
-                .map_err(|error| rpc_error(&error))?;
+            let conn = self.links.connection(&self.to, Lane::Main, deadline).await;
+            let conn = conn.map_err(|error| rpc_error(&error))?;
             let (group, session) = (self.group, next_session());
-            let answers = input
+            let answers = stream::iter([first])
+                .chain(input)
                 .map(move |request| {
                     let call = conn.call(method::APPEND, wire::append(group, session, &request));
                     async move {

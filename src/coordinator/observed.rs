@@ -53,7 +53,7 @@ pub struct ShardSeen {
     pub leader: Option<NodeId>,
     /// The leader's term.
     pub term: u64,
-    /// The members that vote, of both halves of a joint configuration.
+    /// The members that vote, of both halves of a joint configuration, each once.
     pub voters: Vec<NodeId>,
     /// The members that only follow.
     pub learners: Vec<NodeId>,

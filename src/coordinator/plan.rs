@@ -5,7 +5,7 @@
 //! coordinators' leader in between loses nothing: what is under way is where voters and map differ.
 //!
 //! Never planned: a change of a shard that is not formed, that has no leader, whose last change is
-//! still under way, or whose new members could not serve it.
+//! still under way and will end, or whose new members could not serve it.
 //!
 //! [`steps`] costs O(shards · log): it is for the moments when something has changed (the map, a
 //! worker's activity, a shard's leader or voters), not for every tick.
@@ -112,9 +112,7 @@ pub(super) fn is_active(observed: &Observed, node: NodeId) -> bool {
 
 /// Whether a shard's members are not yet, or not any more, those of the map.
 pub(super) fn is_moving(shard: &Shard, seen: &ShardSeen) -> bool {
-    let voters: BTreeSet<NodeId> = seen.voters.iter().copied().collect();
-    let replicas: BTreeSet<NodeId> = shard.replicas.iter().copied().collect();
-    voters != replicas
+    !is_same_set(&seen.voters, &shard.replicas)
 }
 
 struct Plan<'p> {
@@ -144,11 +142,19 @@ impl Plan<'_> {
         self.observed.shards.get(&group)
     }
 
-    /// A shard that can be changed now: formed, with a leader that is alive, and no change under way.
-    fn settled(&self, shard: &Shard) -> Option<NodeId> {
+    /// The leader of a shard that is formed, and alive.
+    fn leader(&self, shard: &Shard) -> Option<NodeId> {
+        let leader = self.seen(shard.group)?.leader?;
+        (shard.formed && is_active(self.observed, leader)).then_some(leader)
+    }
+
+    /// A shard that can be changed now, and its leader: no change is under way, or one that may never
+    /// end, because a member it leads to is gone or has to leave as well.
+    fn changeable(&self, shard: &Shard, workers: &Workers) -> Option<NodeId> {
+        let leader = self.leader(shard)?;
         let seen = self.seen(shard.group)?;
-        let leader = seen.leader.filter(|leader| is_active(self.observed, *leader))?;
-        (shard.formed && !is_moving(shard, seen)).then_some(leader)
+        let is_lost = |node: &NodeId| !workers.active.contains(node) && !workers.silent.contains(node);
+        (!is_moving(shard, seen) || shard.replicas.iter().any(is_lost)).then_some(leader)
     }
 
     /// Whose replicas stay: workers that are active or may soon be so again.
@@ -173,10 +179,10 @@ impl Plan<'_> {
     /// What cannot change is held out of the placement: otherwise the others would be arranged around
     /// changes that do not happen, differently each time.
     fn target(&self) -> (Map, Vec<Position>) {
-        let is_held = |(_, shard): &(&Position, &Shard)| self.settled(shard).is_none();
+        let workers = self.workers();
+        let is_held = |(_, shard): &(&Position, &Shard)| self.changeable(shard, &workers).is_none();
         let mut held: BTreeSet<Position> =
             self.map.shards.iter().filter(is_held).map(|(start, _)| *start).collect();
-        let workers = self.workers();
         loop {
             let target = placement::next_around(self.map, &workers, &held, &self.policy.placement);
             let differs = |(start, shard): &(&Position, &Shard)| target.shards[*start] != **shard;
@@ -230,13 +236,16 @@ impl Plan<'_> {
         chosen.into_iter().map(|start| (start, target.shards[&start].clone())).collect()
     }
 
-    /// How many changes each worker takes part in, and how many there are.
+    /// How many changes each worker takes part in, and how many there are; without those that may
+    /// never end.
     fn under_way(&self) -> (BTreeMap<NodeId, usize>, usize) {
         let mut burden: BTreeMap<NodeId, usize> = BTreeMap::new();
         let mut count = 0;
+        let workers = self.workers();
         for shard in self.map.shards.values() {
             let Some(seen) = self.seen(shard.group) else { continue };
-            if !shard.formed || seen.leader.is_none() || !is_moving(shard, seen) {
+            let is_led = shard.formed && seen.leader.is_some();
+            if !is_led || !is_moving(shard, seen) || self.changeable(shard, &workers).is_some() {
                 continue;
             }
             count += 1;
@@ -248,13 +257,13 @@ impl Plan<'_> {
         (burden, count)
     }
 
-    /// The change of a shard's members that the target asks for, if it can happen now.
+    /// The change of a changeable shard's members that the target asks for, if it can happen now.
     fn as_move(&self, start: Position, target: &Map) -> Option<Move> {
         let (from, to) = (&self.map.shards[&start], &target.shards[&start]);
         if is_same_set(&from.replicas, &to.replicas) {
             return None;
         }
-        let leader = self.settled(from)?;
+        let leader = self.leader(from)?;
         let is_active = |node: &&NodeId| is_active(self.observed, **node);
         let added = || to.replicas.iter().filter(|node| !from.replicas.contains(node));
         let can_serve = to.replicas.iter().filter(is_active).count() > to.replicas.len() / 2;
@@ -283,7 +292,9 @@ impl Plan<'_> {
             let Some(primary) = shard.replicas.first().filter(|node| is_active(self.observed, **node)) else {
                 continue;
             };
-            if !changed.contains(start) && self.settled(shard).is_some_and(|leader| leader != *primary) {
+            let is_moving = self.seen(shard.group).is_none_or(|seen| is_moving(shard, seen));
+            let elsewhere = self.leader(shard).is_some_and(|leader| leader != *primary);
+            if elsewhere && !is_moving && !changed.contains(start) {
                 transfers.push(Step::TransferLeader { group: shard.group, to: *primary });
             }
         }
@@ -291,6 +302,7 @@ impl Plan<'_> {
     }
 }
 
+/// Whether two lists without doubles have the same members.
 fn is_same_set(a: &[NodeId], b: &[NodeId]) -> bool {
     a.len() == b.len() && a.iter().all(|node| b.contains(node))
 }

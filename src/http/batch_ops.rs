@@ -88,6 +88,7 @@ impl TryFrom<Written> for Op {
         let has_value = written.value.is_some() || written.base64.is_some();
         let act = if written.op == Verb::Put {
             let bytes = values::bytes(written.value, written.base64)?;
+            written.content_type.as_deref().map(values::check_content_type).transpose()?;
             let ttl_ms = written.ttl.as_deref().map(parse_ttl_ms).transpose().map_err(sentence)?;
             Act::Put(Value { bytes, content_type: written.content_type, ttl_ms })
         } else if has_value || written.ttl.is_some() || written.content_type.is_some() {
@@ -190,6 +191,7 @@ mod tests {
             r#"{"op":"put","key":"","value":"v"}"#,
             r#"{"op":"put","key":"k","value":"v","ttl":"1d"}"#,
             r#"{"op":"put","key":"k","value":"v","ttl":30}"#,
+            r#"{"op":"put","key":"k","value":"v","content_type":"a\nb"}"#,
             r#"{"op":"put","key":"k","value":"v","if_version":-1}"#,
             r#"{"op":"put","key":"k","value":"v","if_versoin":1}"#,
             r#"{"op":"put","key":"k","table":"t","row":"r","column":"c","value":"v"}"#,

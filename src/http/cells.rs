@@ -11,11 +11,11 @@ use hyper::{
 use super::{
     conditions::{Preconditions, Verdict},
     error::{Kind, Problem},
-    limits::MAX_CONTENT_TYPE_BYTES,
     missing,
     request::{Call, CellName},
     response::{self, Response, STALENESS},
     retry::retry,
+    values,
 };
 use crate::{
     command::{
@@ -141,12 +141,9 @@ async fn never_there(call: &Call, cell: CellName) -> Problem {
 /// The `Content-Type` to keep.
 fn content_type(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(None) };
-    match value.to_str() {
-        Ok(text) if text.len() <= MAX_CONTENT_TYPE_BYTES => Ok(Some(text.to_owned())),
-        _ => Err(Problem::invalid(format!(
-            "a Content-Type is at most {MAX_CONTENT_TYPE_BYTES} bytes of visible ASCII"
-        ))),
-    }
+    let text = value.to_str().map_err(|_| Problem::invalid("a Content-Type is visible ASCII"))?;
+    values::check_content_type(text).map_err(Problem::invalid)?;
+    Ok(Some(text.to_owned()))
 }
 
 /// 200 with the value.

@@ -5,9 +5,10 @@
 //! router. Not here: how a request finds its shard ([`crate::router`]), what it means there
 //! ([`crate::shard`]), and the streams between nodes, which only begin here (`Upgrade`).
 //!
-//! Invariants: an answer other than success is a [`error::Problem`]; names are decoded once, from
+//! Invariants: an answer other than success is a problem (`error`); names are decoded once, from
 //! the raw path; nothing of a request is done before its body is here whole.
 
+mod app;
 mod backend;
 mod batch;
 mod batch_ops;
@@ -174,6 +175,7 @@ pub(crate) struct Front {
     streams: Arc<Semaphore>,
     body_memory: BodyMemory,
     observer: Observer,
+    app: axum::Router,
 }
 
 impl Context {
@@ -192,6 +194,7 @@ impl Context {
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             body_memory: BodyMemory::new(metrics::gauge!(crate::metrics::HTTP_BODY_MEMORY_BYTES)),
             observer: Observer::new(ROUTES),
+            app: app::app(ROUTES),
         }))
     }
 }

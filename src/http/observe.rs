@@ -1,4 +1,4 @@
-//! Counts requests. The handles of all metrics are made beforehand, or once per status, so that
+//! Counts requests. The handles of all metrics are made once, at the first use of each, so that
 //! counting a request allocates nothing.
 
 use std::{sync::OnceLock, time::Duration};
@@ -29,7 +29,7 @@ pub(crate) struct Observer {
 struct Observed {
     method: &'static str,
     route: &'static str,
-    latency: Histogram,
+    latency: OnceLock<Histogram>,
     statuses: [OnceLock<Counter>; SUCCESSES.len() + Kind::ALL.len()],
 }
 
@@ -68,9 +68,9 @@ impl Observer {
     pub(crate) fn end(&self, found: Found, status: StatusCode, took: Duration) {
         let observed = match found {
             Found::Operation(route, operation) => &self.operations[route][operation],
-            Found::OtherMethod(_) | Found::Nothing => &self.others,
+            Found::OtherMethod(_) | Found::EmptyName | Found::Nothing => &self.others,
         };
-        observed.latency.record(took);
+        observed.latency().record(took);
         if let Some(counter) = observed.counter(status) {
             counter.increment(1);
         }
@@ -79,8 +79,14 @@ impl Observer {
 
 impl Observed {
     fn new(method: &'static str, route: &'static str) -> Self {
-        let latency = metrics::histogram!(HTTP_REQUEST_SECONDS, "method" => method, "route" => route);
-        Self { method, route, latency, statuses: std::array::from_fn(|_| OnceLock::new()) }
+        Self { method, route, latency: OnceLock::new(), statuses: std::array::from_fn(|_| OnceLock::new()) }
+    }
+
+    /// Made at the first request: the routes that a node is never asked for are not in its metrics.
+    fn latency(&self) -> &Histogram {
+        self.latency.get_or_init(
+            || metrics::histogram!(HTTP_REQUEST_SECONDS, "method" => self.method, "route" => self.route),
+        )
     }
 
     fn counter(&self, status: StatusCode) -> Option<&Counter> {

@@ -33,7 +33,6 @@ pub(crate) const STALENESS: HeaderName = HeaderName::from_static("quoring-stalen
 /// The body of an answer: whole, or made as the client reads it.
 pub(crate) struct Body {
     content: Content,
-    signals: Option<Arc<Signals>>,
 }
 
 enum Content {
@@ -44,26 +43,59 @@ enum Content {
 impl Body {
     /// A body that is made piece by piece. It cannot fail: what goes wrong is told in its text.
     pub(crate) fn stream(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Self {
-        Self { content: Content::Stream(Box::pin(pieces)), signals: None }
-    }
-
-    /// Tells the connection once this body is through.
-    pub(crate) fn notify(&mut self, signals: Arc<Signals>) {
-        self.signals = Some(signals);
+        Self { content: Content::Stream(Box::pin(pieces)) }
     }
 }
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self { content: Content::Whole(bytes), signals: None }
+        Self { content: Content::Whole(bytes) }
     }
 }
 
-impl Drop for Body {
+/// A body on its way out, which tells the connection once it is through.
+pub(crate) struct Tracked {
+    body: axum::body::Body,
+    signals: Option<Arc<Signals>>,
+}
+
+impl Tracked {
+    /// Tells `signals` when it is dropped, which is when hyper has taken all of it.
+    pub(crate) fn new(body: axum::body::Body, signals: Arc<Signals>) -> Self {
+        Self { body, signals: Some(signals) }
+    }
+
+    /// For an answer behind which the connection leaves HTTP.
+    pub(crate) fn untracked(body: axum::body::Body) -> Self {
+        Self { body, signals: None }
+    }
+}
+
+impl Drop for Tracked {
     fn drop(&mut self) {
         if let Some(signals) = &self.signals {
             signals.answer_written();
         }
+    }
+}
+
+impl hyper::body::Body for Tracked {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

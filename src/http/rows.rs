@@ -16,6 +16,7 @@ use super::{
     request::Call,
     response::{self, Response, STALENESS},
     retry::retry,
+    scan,
     values::{self, RowJson},
 };
 use crate::{
@@ -34,6 +35,7 @@ pub(crate) async fn get(mut call: Call) -> Result<Response, Problem> {
     let served = call.backend().query(Target::Row(&row), query, consistency, call.deadline).await?;
     let mut answer = match served.answer {
         Answer::Row(columns) => response::json(&RowJson { row: &row, columns: &columns })?,
+        Answer::TooLarge => return Err(scan::row_too_large().into()),
         Answer::Missing(missing) => {
             return Err(missing::problem(call.backend(), &table, missing, call.deadline).await);
         }
@@ -101,10 +103,12 @@ pub(crate) async fn delete(mut call: Call) -> Result<Response, Problem> {
     }
 }
 
-/// The columns of a `PATCH` and what becomes of each: a value and its content type, or `None` to
-/// remove it.
+/// The columns of a `PATCH` and what becomes of each; `None` to remove it.
 #[derive(Debug)]
-struct Changes(Vec<(String, Option<(Bytes, Option<String>)>)>);
+struct Changes(Vec<(String, Option<NewValue>)>);
+
+/// A value and its content type.
+type NewValue = (Bytes, Option<String>);
 
 /// A column's new value.
 #[derive(Deserialize)]
@@ -152,6 +156,8 @@ impl<'de> Deserialize<'de> for Changes {
                         Ok(Some(Change::Text(text))) => Some((Bytes::from(text), None)),
                         Ok(Some(Change::Object(ChangeObject { value, base64, content_type }))) => {
                             let bytes = values::bytes(value, base64).map_err(|why| wrong(&why))?;
+                            let checked = content_type.as_deref().map(values::check_content_type);
+                            checked.transpose().map_err(|why| wrong(&why))?;
                             Some((bytes, content_type))
                         }
                     };
@@ -169,7 +175,7 @@ impl<'de> Deserialize<'de> for Changes {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Vec<(String, Option<(Bytes, Option<String>)>)>, String> {
+    fn parse(text: &str) -> Result<Vec<(String, Option<NewValue>)>, String> {
         serde_json::from_str::<Changes>(text).map(|changes| changes.0).map_err(|error| error.to_string())
     }
 
@@ -201,6 +207,7 @@ mod tests {
             ("{\"a\": {\"base65\": \"\"}}", "column \"a\""),
             ("{\"a\": {\"base64\": \"!\"}}", "base64"),
             ("{\"a\": {}}", "needed"),
+            ("{\"a\": {\"value\": \"x\", \"content_type\": \"a\\nb\"}}", "content type"),
             ("{\"a\": \"1\", \"a\": \"2\"}", "twice"),
             ("{\"\": \"1\"}", "1 to 1024"),
             ("{\"a\": \"1\"", "EOF"),

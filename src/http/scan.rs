@@ -12,7 +12,7 @@ use super::{
     limits::{MAX_MAP_RETRIES, MAX_PAGE_BYTES, MAX_SHARDS_ASKED},
 };
 use crate::{
-    command::{Answer, Query, Scan, ScannedRow},
+    command::{Answer, MAX_READ_BYTES, Query, Scan, ScannedRow},
     config::Partitioner,
     error::Error,
     ids::{GroupId, Position},
@@ -94,7 +94,6 @@ pub(crate) async fn page(
                     return Ok(page);
                 }
                 bytes = bytes.saturating_add(row_bytes).min(MAX_PAGE_BYTES);
-                reached = Position(row.position);
                 after = Some(Cursor { position: row.position, name: row.row.clone() });
                 page.rows.push(row);
             }
@@ -183,12 +182,14 @@ async fn share(
         backend.query(Target::Group(group), Query::Scan(scan), selection.consistency, deadline).await?;
     match served.answer {
         Answer::Rows { rows, next } => Ok(Share { rows, next, staleness_ms: served.staleness_ms }),
-        Answer::TooLarge => Err(Error::Refused(format!(
-            "a row of this table is larger than {} bytes: read it column by column",
-            crate::command::MAX_READ_BYTES
-        ))),
+        Answer::TooLarge => Err(row_too_large()),
         _ => Err(Error::Unavailable("the shard's answer was not understood".into())),
     }
+}
+
+/// The error of a row that is too large to be read at once.
+pub(crate) fn row_too_large() -> Error {
+    Error::Refused(format!("the row is larger than {MAX_READ_BYTES} bytes: read it column by column"))
 }
 
 /// The age that bounds both, if both are known.

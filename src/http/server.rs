@@ -31,6 +31,17 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// Serves the API on `listener` until `stop` is ready. Then it takes no more connections, closes
 /// idle ones, lets requests in flight end within a bound (1.5 s), and cuts the rest.
 pub async fn serve(listener: TcpListener, context: Context, stop: impl Future<Output = ()>) {
+    serve_within(MAX_CONNECTIONS, RESERVED_CONNECTIONS, listener, context, stop).await;
+}
+
+/// [`serve`], with so many connections, and so many beyond them for nodes and probes.
+pub(crate) async fn serve_within(
+    max_connections: usize,
+    reserved_connections: usize,
+    listener: TcpListener,
+    context: Context,
+    stop: impl Future<Output = ()>,
+) {
     let mut stop = pin!(stop);
     let (stopping, stopped) = watch::channel(false);
     let open = metrics::gauge!(HTTP_CONNECTIONS_OPEN);
@@ -42,11 +53,13 @@ pub async fn serve(listener: TcpListener, context: Context, stop: impl Future<Ou
             Some(_) = connections.join_next() => open.set(connections.len() as f64),
             accepted = listener.accept() => match accepted {
                 Ok((socket, addr)) => {
-                    if connections.len() >= MAX_CONNECTIONS + RESERVED_CONNECTIONS {
+                    // Those that ended already take no place.
+                    while connections.try_join_next().is_some() {}
+                    if connections.len() >= max_connections + reserved_connections {
                         refused.increment(1);
                         continue;
                     }
-                    let reserved = connections.len() >= MAX_CONNECTIONS;
+                    let reserved = connections.len() >= max_connections;
                     connections.spawn(connection(socket, addr, reserved, Arc::clone(&context.0), stopped.clone()));
                     open.set(connections.len() as f64);
                 }

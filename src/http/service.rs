@@ -6,56 +6,76 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::{
     HeaderMap, Method, Request,
-    body::Body,
+    body::{Body as _, Incoming},
     header::{CONNECTION, HeaderValue},
 };
 use tokio::time::{Duration, Instant};
 
+use tower_service::Service as _;
+
 use super::{
     Front, ROUTES,
+    app::Asked,
     body::{self, Received},
     error::{Kind, Problem},
-    limits::{MAX_CONNECTIONS, MAX_HEADER_BYTES, MAX_REQUESTS_IN_FLIGHT, MAX_URL_BYTES},
+    limits::{MAX_HEADER_BYTES, MAX_REQUESTS_IN_FLIGHT, MAX_URL_BYTES},
     names::decode_name,
     request::{Call, Client, Held},
-    response::Response,
-    route::{Found, Lane, Takes, find},
+    response::{Response, Tracked},
+    route::{Found, Lane, Takes},
     upgrade,
     wire::{headers_too_large, uri_too_long},
 };
 use crate::command::MAX_BATCH_BYTES;
 
 /// Answers one request. Every outcome is an answer.
-pub(crate) async fn answer<B>(front: Arc<Front>, client: Client, mut request: Request<B>) -> Response
-where
-    B: Body<Data = Bytes> + Unpin,
-{
+pub(crate) async fn answer(
+    front: Arc<Front>,
+    client: Client,
+    mut request: Request<Incoming>,
+) -> hyper::Response<Tracked> {
     client.signals.request_began();
     if upgrade::is_wanted(&request) {
-        return upgrade::accept(&front, &client, &mut request).unwrap_or_else(Problem::into_response);
+        let answer = upgrade::accept(&front, &client, &mut request);
+        let answer = answer.unwrap_or_else(Problem::into_response);
+        return answer.map(|body| Tracked::untracked(axum::body::Body::new(body)));
     }
     let began = Instant::now();
     let in_flight = front.observer.begin();
-    let found = find(ROUTES, request.method().as_str(), request.uri().path());
-    let mut answer = handle(&front, &client, found, request).await.unwrap_or_else(Problem::into_response);
+    request.extensions_mut().insert(Asked { front: Arc::clone(&front), client: client.clone() });
+    let routed = front.app.clone().call(request.map(axum::body::Body::new)).await;
+    let mut answer = match routed {
+        Ok(answer) => answer,
+        Err(never) => match never {},
+    };
     if client.reserved {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     drop(in_flight);
+    let found = answer.extensions_mut().remove().unwrap_or(Found::Nothing);
     front.observer.end(found, answer.status(), began.elapsed());
-    answer.body_mut().notify(client.signals);
-    answer
+    answer.map(|body| Tracked::new(body, client.signals))
 }
 
-async fn handle<B>(
+/// What the router runs: handles a request whose operation is found.
+pub(crate) async fn run(found: Found, mut request: axum::extract::Request) -> axum::response::Response {
+    let asked: Option<Asked> = request.extensions_mut().remove();
+    let answer = match asked {
+        Some(asked) => handle(&asked.front, &asked.client, found, request).await,
+        // `answer` puts it there.
+        None => Err(Problem::new(Kind::Unavailable, "the front-end lost track of the request; try again")),
+    };
+    let mut answer = answer.unwrap_or_else(Problem::into_response);
+    answer.extensions_mut().insert(found);
+    answer.map(axum::body::Body::new)
+}
+
+async fn handle(
     front: &Arc<Front>,
     client: &Client,
     found: Found,
-    request: Request<B>,
-) -> Result<Response, Problem>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
+    request: axum::extract::Request,
+) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     // Cleared below, once nothing of the body is left to come.
     if !body.is_end_stream() {
@@ -71,6 +91,9 @@ where
     let (route, operation) = match found {
         Found::Operation(route, operation) => (&ROUTES[route], &ROUTES[route].operations[operation]),
         Found::OtherMethod(route) => return Err(method_not_allowed(&parts.method, ROUTES[route].allow())),
+        Found::EmptyName => {
+            return Err(Problem::invalid("a name in the path is empty; it needs 1 to 1,024 bytes"));
+        }
         Found::Nothing => {
             return Err(Problem::new(Kind::NotFound, "there is no such path; GET /openapi.json lists all"));
         }
@@ -80,7 +103,7 @@ where
         if client.reserved {
             return Err(Problem::new(
                 Kind::Busy,
-                format!("{MAX_CONNECTIONS} connections at once are the most this node takes for data"),
+                "there are more connections than this node takes for data; use fewer, or another node",
             ));
         }
         held.in_flight =

@@ -2,9 +2,10 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use hyper::header::HeaderValue;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
-use super::response;
+use super::{limits::MAX_CONTENT_TYPE_BYTES, response};
 use crate::command::Cell;
 
 /// A cell as JSON shows it: `value` or `base64`, and what is kept beside it.
@@ -72,6 +73,15 @@ pub(crate) fn bytes(value: Option<String>, base64: Option<String>) -> Result<Byt
     }
 }
 
+/// Whether a text can stand in a `Content-Type` header; the error is a sentence.
+pub(crate) fn check_content_type(text: &str) -> Result<(), String> {
+    if text.len() <= MAX_CONTENT_TYPE_BYTES && HeaderValue::from_str(text).is_ok() {
+        Ok(())
+    } else {
+        Err(format!("a content type is at most {MAX_CONTENT_TYPE_BYTES} bytes of visible ASCII"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +118,16 @@ mod tests {
             json,
             r#"{"row":"r","columns":{"a":{"value":"1","version":7},"\n":{"value":"2","version":7}}}"#
         );
+    }
+
+    #[test]
+    fn a_content_type_is_a_header() {
+        for good in ["text/plain; charset=utf-8", "x", ""] {
+            assert!(check_content_type(good).is_ok(), "{good}");
+        }
+        for bad in ["a\r\nb", "\0", &"x".repeat(MAX_CONTENT_TYPE_BYTES + 1)] {
+            assert!(check_content_type(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -283,3 +283,101 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    /// What hyper writes of itself.
+    const OWN: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+
+    fn wire() -> (Wire<DuplexStream>, DuplexStream, Arc<Signals>) {
+        let (socket, other_end) = duplex(1 << 20);
+        let signals = Arc::new(Signals::default());
+        (Wire::new(socket, Arc::clone(&signals)), other_end, signals)
+    }
+
+    async fn all(wire: Wire<DuplexStream>, mut other_end: DuplexStream) -> Vec<u8> {
+        drop(wire);
+        let mut received = Vec::new();
+        other_end.read_to_end(&mut received).await.unwrap();
+        received
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_the_parser_becomes_a_problem() {
+        let (mut wire, other_end, _) = wire();
+        wire.write_all(OWN).await.unwrap();
+        wire.flush().await.unwrap();
+        let received = String::from_utf8(all(wire, other_end).await).unwrap();
+        assert!(received.starts_with("HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json"));
+        assert!(received.ends_with("}"), "{received}");
+    }
+
+    #[tokio::test]
+    async fn a_value_that_looks_like_one_stays_as_it_is() {
+        for vectored in [false, true] {
+            let (mut wire, other_end, signals) = wire();
+            let head = b"HTTP/1.1 200 OK\r\n\r\n";
+            signals.request_began();
+            wire.write_all(head).await.unwrap();
+            // The body is handed over, and with it the answer's end; it is not out yet.
+            signals.answer_written();
+            if vectored {
+                let written = wire.write_vectored(&[IoSlice::new(OWN)]).await.unwrap();
+                assert_eq!(written, OWN.len());
+            } else {
+                wire.write_all(OWN).await.unwrap();
+            }
+            wire.flush().await.unwrap();
+            assert_eq!(all(wire, other_end).await, [head, OWN].concat());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_over_only_once_it_is_flushed() {
+        let (mut wire, other_end, signals) = wire();
+        signals.request_began();
+        wire.flush().await.unwrap();
+        wire.write_all(OWN).await.unwrap();
+        signals.answer_written();
+        wire.flush().await.unwrap();
+        wire.write_all(OWN).await.unwrap();
+        wire.flush().await.unwrap();
+        let received = all(wire, other_end).await;
+        assert!(received.starts_with(OWN) && received.ends_with(b"}"));
+        assert!(received.len() > 2 * OWN.len());
+    }
+
+    #[tokio::test]
+    async fn a_long_request_line_is_told_from_long_headers() {
+        let own = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n\r\n";
+        let line = vec![b'x'; MAX_URL_BYTES + 1];
+        for (sent, status) in [(line.clone(), 414), ([b"GET / HTTP/1.1\n", line.as_slice()].concat(), 431)] {
+            let (mut wire, mut other_end, _) = wire();
+            other_end.write_all(&sent).await.unwrap();
+            let mut read = vec![0; sent.len()];
+            wire.read_exact(&mut read).await.unwrap();
+            wire.write_all(own).await.unwrap();
+            wire.flush().await.unwrap();
+            let received = String::from_utf8(all(wire, other_end).await).unwrap();
+            assert!(received.starts_with(&format!("HTTP/1.1 {status} ")), "{received}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_lingers_reads_to_the_end() {
+        let (mut wire, mut other_end, signals) = wire();
+        signals.body_left_unread(true);
+        let closing = tokio::spawn(async move {
+            wire.shutdown().await.unwrap();
+            wire
+        });
+        // More than the stream holds: it is taken only if somebody reads.
+        other_end.write_all(&vec![0; 4 << 20]).await.unwrap();
+        other_end.shutdown().await.unwrap();
+        closing.await.unwrap();
+    }
+}

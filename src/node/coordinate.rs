@@ -2,10 +2,7 @@
 //! committed before anything moves, and made from the committed map alone, so that a new leader goes
 //! on where the old one was.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
@@ -21,13 +18,19 @@ use crate::{
     },
     error::Error,
     ids::{GroupId, NodeId},
-    peer::Peer,
+    peer::{Lane, Peer},
     ring::map::{Coordinator, Map},
     router::calls::ClusterCall,
 };
 
 /// Between two rounds while nothing tells that something has changed.
 const INTERVAL: Duration = Duration::from_millis(250);
+
+/// The time for finding out whether a worker can be reached.
+const REACH_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A transfer of leadership that was ordered is not ordered again for so long.
+const TRANSFER_PAUSE: Duration = Duration::from_secs(3);
 
 /// The time for one step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -77,7 +80,10 @@ async fn round(node: &Arc<Node>, group: &Arc<Group>) -> Result<(), Error> {
                 tracing::info!(?reply, command = name(&command), "plan committed");
             }
             Step::TransferLeader { group, to } => {
-                let Some(leader) = node.seen.lock().shard(group).and_then(|shard| shard.leader) else { continue };
+                let Some(leader) = node.seen.lock().order_transfer(group, TRANSFER_PAUSE, Instant::now())
+                else {
+                    continue;
+                };
                 let call = ClusterCall::Transfer { group, to };
                 let router = node.router.clone();
                 tokio::spawn(async move {
@@ -145,8 +151,13 @@ pub(super) fn observed(node: &Node, state: &State, map: &Map, group: &Group, now
     node.seen.lock().observed(map, state.pinged().keys().cloned(), me, status.term, now)
 }
 
-/// Obeys the coordinator's wish that another voter lead a shard.
+/// Obeys the coordinator's wish that another voter lead a shard. The coordinator learns late that a
+/// worker has died; a leader that began to hand over to one would take no writes until it gave up.
 pub(super) async fn transfer(node: &Node, group: GroupId, to: NodeId) -> Result<(), Error> {
+    let deadline = Instant::now() + REACH_TIMEOUT;
+    if let Err(error) = node.links.connection(&Peer::Node(to), Lane::Main, deadline).await {
+        return Err(Error::Refused(format!("node {to} cannot be reached: {error}")));
+    }
     match node.host.get(group) {
         Some(group) if group.is_leader() => group.transfer_to(to).await,
         Some(group) => Err(Error::NotLeader { leader: group.leader() }),

@@ -15,18 +15,20 @@ use uuid::Uuid;
 
 use super::{Node, coordinate, identity};
 use crate::{
+    clock,
     config::Address,
     consensus::{group::Group, machine::Machine},
     coordinator::{
         command::{Command, Reply},
+        leave,
         machine::State,
+        observed::Observed,
         status,
     },
-    clock,
     error::Error,
     ids::{ClusterId, GroupId, NodeId, WorkerId},
     peer::Peer,
-    ring::map::Coordinator,
+    ring::map::{Coordinator, Map},
     router::{
         ActiveWorker,
         calls::{ClusterAnswer, ClusterCall, encode},
@@ -44,7 +46,8 @@ const FOUNDING_ATTEMPT: Duration = Duration::from_secs(1);
 pub(super) async fn run(node: Arc<Node>, mut peers: Vec<Address>) -> anyhow::Result<()> {
     peers.sort();
     let place = peers.iter().position(|peer| *peer == node.advertise);
-    let place = place.ok_or_else(|| anyhow::anyhow!("--peers must name this coordinator, {}", node.advertise))?;
+    let place =
+        place.ok_or_else(|| anyhow::anyhow!("--peers must name this coordinator, {}", node.advertise))?;
     let number = match identity::member(node.host.store())? {
         Some(member) => member.node,
         None => NodeId(place as u64 + 1),
@@ -53,10 +56,7 @@ pub(super) async fn run(node: Arc<Node>, mut peers: Vec<Address>) -> anyhow::Res
     node.set_member(number, cluster)?;
     node.router.set_seeds(others(&peers, &node).collect());
     let shared = node.coordinator.clone().expect("only coordinators run this");
-    let group = node
-        .host
-        .start(GroupId::COORDINATOR, number, Machine::coordinator(shared))
-        .await?;
+    let group = node.host.start(GroupId::COORDINATOR, number, Machine::coordinator(shared)).await?;
     tokio::spawn(follow_map(node.clone()));
     let initialized = group.is_initialized().await?;
     if initialized {
@@ -101,9 +101,9 @@ async fn found(node: &Arc<Node>, group: &Group, peers: &[Address]) -> anyhow::Re
             Ok(all) => {
                 let numbered = all.into_iter().zip(1..).map(|(peer, number)| (NodeId(number), peer));
                 let coordinators: BTreeMap<_, _> = numbered.collect();
-                let members = coordinators.iter().map(|(id, c)| {
-                    (*id, raft_store::types::Node { addr: c.addr.clone(), store: c.store.0 })
-                });
+                let members = coordinators
+                    .iter()
+                    .map(|(id, c)| (*id, raft_store::types::Node { addr: c.addr.clone(), store: c.store.0 }));
                 node.set_directory_of(&coordinators);
                 group.initialize(members.collect()).await?;
                 return Ok(());
@@ -186,7 +186,12 @@ pub(super) async fn answer(
             // An id that came back with another store replaces the old worker only if that one is silent.
             let known = shared.state().worker(&id).map(|(number, _)| number);
             let inactive_after = inactive_after(&shared.state());
-            let replace = known.is_some_and(|n| node.seen.lock().silent_for(n, Instant::now()) >= inactive_after);
+            let replace =
+                known.is_some_and(|n| node.seen.lock().silent_for(n, Instant::now()) >= inactive_after);
+            group.read_barrier(deadline).await?;
+            if shared.state().removed(&id, store).is_some() {
+                return Ok(ClusterAnswer::Expelled);
+            }
             let command = Command::Join { id, store, addr, zone, replace };
             match propose(&group, &command, deadline).await? {
                 Reply::Joined { node: number, .. } => {
@@ -233,12 +238,24 @@ pub(super) async fn answer(
             Ok(ClusterAnswer::Status(Box::new(cluster(node, &group)?)))
         }
         ClusterCall::Drain { id, draining } => {
+            group.read_barrier(deadline).await?;
+            if draining {
+                leave_allowed(node, &group, |map, observed| leave::may_drain(map, observed, &id))?;
+            }
             done(propose(&group, &Command::Drain { worker: id, draining }, deadline).await?)
         }
-        ClusterCall::Remove { id } => done(propose(&group, &Command::Remove { worker: id }, deadline).await?),
-        ClusterCall::Formed | ClusterCall::TakeMap(_) | ClusterCall::Transfer { .. } | ClusterCall::Invite { .. } => {
-            Err(Error::Invalid("this is not for a coordinator".into()))
+        ClusterCall::Remove { id } => {
+            group.read_barrier(deadline).await?;
+            let known = shared.state().worker(&id).map(|(number, _)| number);
+            if let Some(number) = known {
+                leave_allowed(node, &group, |map, observed| leave::may_remove(map, observed, number))?;
+            }
+            done(propose(&group, &Command::Remove { worker: id }, deadline).await?)
         }
+        ClusterCall::Formed
+        | ClusterCall::TakeMap(_)
+        | ClusterCall::Transfer { .. }
+        | ClusterCall::Invite { .. } => Err(Error::Invalid("this is not for a coordinator".into())),
     }
 }
 
@@ -278,6 +295,19 @@ async fn ping(
         }
     }
     Ok(ClusterAnswer::Done)
+}
+
+/// Asks the rules for workers that leave, which look at what was heard and not only at the map.
+fn leave_allowed(
+    node: &Node,
+    group: &Group,
+    rule: impl FnOnce(&Map, &Observed) -> Result<(), String>,
+) -> Result<(), Error> {
+    let shared = node.coordinator.as_ref().expect("the group runs on coordinators only");
+    let state = shared.state();
+    let map = state.map().ok_or_else(|| Error::Unavailable("the cluster is being founded".into()))?;
+    let observed = coordinate::observed(node, &state, map, group, Instant::now());
+    rule(map, &observed).map_err(Error::Refused)
 }
 
 /// Puts a command through the coordinator group.

@@ -40,7 +40,7 @@ fn read(node: &Node) {
     counter!(name::STORE_ENTRIES_TOTAL).absolute(stats.entries_total);
     counter!(name::STORE_LOG_BYTES_TOTAL).absolute(stats.log_bytes_total);
     counter!(name::STORE_SYNCS_TOTAL).absolute(stats.syncs_total);
-    gauge!(name::STORE_SYNC_SECONDS_TOTAL).set(stats.sync_us_total as f64 / MICROS_PER_SECOND);
+    counter!(name::STORE_SYNC_MICROS_TOTAL).absolute(stats.sync_us_total);
     gauge!(name::STORE_SYNC_SECONDS_MAX).set(stats.sync_us_max as f64 / MICROS_PER_SECOND);
     counter!(name::STORE_APPLIES_TOTAL).absolute(stats.applies_total);
     counter!(name::STORE_SNAPSHOTS_INSTALLED_TOTAL).absolute(stats.installs_total);

@@ -4,8 +4,8 @@
 use std::{fs, io::Write, path::Path};
 
 use anyhow::Context;
-use rand::RngExt;
 use raft_store::Store;
+use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -45,7 +45,9 @@ pub(super) fn worker_id(dir: Option<&Path>) -> anyhow::Result<WorkerId> {
     let Some(dir) = dir else { return Ok(new_worker_id()) };
     let path = dir.join(ID_FILE);
     match fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().with_context(|| format!("{} does not hold a worker id", path.display())),
+        Ok(text) => {
+            text.trim().parse().with_context(|| format!("{} does not hold a worker id", path.display()))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let id = new_worker_id();
             let written = || -> std::io::Result<()> {
@@ -93,9 +95,9 @@ pub(super) fn set_map(store: &Store, map: &Map) -> anyhow::Result<()> {
 fn load<T: for<'de> Deserialize<'de>>(store: &Store, name: &str) -> anyhow::Result<Option<T>> {
     let Some(bytes) = store.meta(name)? else { return Ok(None) };
     match bytes.split_first() {
-        Some((&FORMAT, rest)) => {
-            postcard::from_bytes(rest).map(Some).with_context(|| format!("the store's record `{name}` is damaged"))
-        }
+        Some((&FORMAT, rest)) => postcard::from_bytes(rest)
+            .map(Some)
+            .with_context(|| format!("the store's record `{name}` is damaged")),
         _ => anyhow::bail!("the store's record `{name}` was written by a newer version"),
     }
 }

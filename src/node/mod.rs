@@ -44,6 +44,7 @@ mod identity;
 mod info;
 mod reconcile;
 mod seen;
+mod upkeep;
 mod worker;
 
 /// The time for handing leaderships over when the node stops.
@@ -51,9 +52,6 @@ const HAND_OVER: Duration = Duration::from_millis(800);
 
 /// The time for requests under way to end when the node stops.
 const DRAIN: Duration = Duration::from_millis(500);
-
-/// How often the groups' logs are looked at.
-const COMPACT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A running node.
 pub(crate) struct Node {
@@ -68,6 +66,10 @@ pub(crate) struct Node {
     /// Why the node cannot serve yet, or no longer.
     obstacle: watch::Sender<Option<String>>,
     stopping: AtomicBool,
+    /// The disk does not finish its syncs in time.
+    limping: AtomicBool,
+    /// The cluster has taken this worker out for good.
+    expelled: AtomicBool,
     /// Coordinators whose cluster a worker is asked to join.
     invitations: watch::Sender<Vec<Address>>,
     /// On coordinators, the group's state.
@@ -93,6 +95,14 @@ impl Node {
         self.stopping.load(Ordering::Relaxed)
     }
 
+    /// Stops every shard here for good: the cluster counts on none of them any more, and a replica
+    /// that nobody counts on must not go on standing for election.
+    async fn expel(&self) {
+        if !self.expelled.swap(true, Ordering::Relaxed) {
+            self.host.shutdown().await;
+        }
+    }
+
     /// Sets or clears why the node is not ready.
     fn set_obstacle(&self, obstacle: Option<String>) {
         self.obstacle.send_if_modified(|current| {
@@ -109,6 +119,9 @@ impl Node {
     fn ready(&self) -> Result<(), String> {
         if self.is_stopping() {
             return Err("the node is stopping".into());
+        }
+        if self.limping.load(Ordering::Relaxed) {
+            return Err("the disk of this node does not finish its syncs in time".into());
         }
         if let Some(why) = &*self.obstacle.borrow() {
             return Err(why.clone());
@@ -130,7 +143,11 @@ impl Node {
             *self.member.write() = Some(member);
         }
         self.router.set_me(node);
-        self.links.set_identity(Identity { cluster, node: Some(node), store: identity::store_id(self.host.store()) });
+        self.links.set_identity(Identity {
+            cluster,
+            node: Some(node),
+            store: identity::store_id(self.host.store()),
+        });
         Ok(())
     }
 
@@ -149,14 +166,16 @@ impl Node {
     }
 
     fn set_directory_of(&self, coordinators: &std::collections::BTreeMap<NodeId, Coordinator>) {
-        self.links.set_directory(coordinators.iter().map(|(id, c)| (*id, (c.addr.clone(), c.store))).collect());
+        self.links
+            .set_directory(coordinators.iter().map(|(id, c)| (*id, (c.addr.clone(), c.store))).collect());
     }
 
     /// Where the coordinators are, by their group's membership, until there is a map.
     fn set_directory_from_members(&self, group: &Group) {
         if self.router.map().is_none() {
             let members = group.members().into_iter();
-            self.links.set_directory(members.map(|(id, node)| (id, (node.addr, StoreId(node.store)))).collect());
+            self.links
+                .set_directory(members.map(|(id, node)| (id, (node.addr, StoreId(node.store)))).collect());
         }
     }
 
@@ -193,7 +212,7 @@ pub async fn run(config: config::Node, shutdown: impl Future<Output = ()>) -> an
 
     let failure = tokio::select! {
         result = play(&node, &config) => Some(result.err().unwrap_or_else(|| anyhow::anyhow!("the node's role ended"))),
-        why = failed(&node) => Some(anyhow::anyhow!(why)),
+        why = upkeep::failed(&node) => Some(anyhow::anyhow!(why)),
         () = shutdown => None,
     };
     stop(&node, stop_http, server).await;
@@ -235,13 +254,16 @@ fn build(config: &config::Node, store: Store, name: String) -> anyhow::Result<Ar
         member: RwLock::default(),
         obstacle: watch::Sender::new(None),
         stopping: AtomicBool::new(false),
+        limping: AtomicBool::new(false),
+        expelled: AtomicBool::new(false),
         invitations: watch::Sender::new(Vec::new()),
         coordinator: coordinates.then(Shared::new),
         seen: Mutex::default(),
     });
     dispatcher.connect(&node);
     tokio::spawn(take_over(node.clone(), gone));
-    tokio::spawn(compact(node.clone()));
+    tokio::spawn(upkeep::run(node.clone()));
+    tokio::spawn(upkeep::watch_disk(node.clone()));
     tokio::spawn(gauges::run(node.clone()));
     Ok(node)
 }
@@ -274,41 +296,9 @@ async fn take_over(node: Arc<Node>, mut gone: tokio::sync::mpsc::Receiver<NodeId
     }
 }
 
-async fn compact(node: Arc<Node>) {
-    while !node.is_stopping() {
-        tokio::time::sleep(COMPACT_INTERVAL).await;
-        if let Err(error) = node.host.compact().await {
-            tracing::error!(%error, "shorten logs");
-        }
-    }
-}
-
-/// Returns the reason why the node cannot go on, when there is one: its store failed, or one of its
-/// groups stopped by itself.
-async fn failed(node: &Arc<Node>) -> String {
-    let mut store = node.host.store().failed();
-    loop {
-        if let Some(why) = &*store.borrow_and_update() {
-            return format!("the store failed: {why}");
-        }
-        let stopped = node.host.all().into_iter().find_map(|group| Some((group.id(), group.status().stopped?)));
-        if let Some((id, why)) = stopped
-            && !node.is_stopping() && node.host.get(id).is_some()
-        {
-            return format!("group {id} stopped: {why}");
-        }
-        // A timeout is the ordinary case; an error would mean that the store is gone.
-        let _ = timeout(COMPACT_INTERVAL, store.changed()).await;
-    }
-}
-
 /// Stops in order: give leaderships away while requests still come and are passed on, then take no
 /// more requests, then stop the groups, then close the store.
-async fn stop(
-    node: &Arc<Node>,
-    stop_http: watch::Sender<bool>,
-    server: tokio::task::JoinHandle<()>,
-) {
+async fn stop(node: &Arc<Node>, stop_http: watch::Sender<bool>, server: tokio::task::JoinHandle<()>) {
     node.stopping.store(true, Ordering::Relaxed);
     node.host.hand_over(Instant::now() + HAND_OVER).await;
     stop_http.send_replace(true);

@@ -4,7 +4,11 @@
 //! A group that the map no longer gives to this worker runs on until the coordinator says that its
 //! leader has let go of it (`node::worker`): until then its vote may be needed.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use raft_store::types::Node as Member;
@@ -12,7 +16,10 @@ use tokio::time::{Instant, timeout};
 
 use super::Node;
 use crate::{
-    consensus::{group::{Change, Group}, machine::Machine},
+    consensus::{
+        group::{Change, Group},
+        machine::Machine,
+    },
     error::Error,
     ids::{GroupId, NodeId},
     ring::map::{Indexed, Map, Shard},
@@ -31,7 +38,9 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) async fn run(node: Arc<Node>) {
     let mut epochs = node.router.epochs();
     loop {
-        if let (Some(map), Some(me)) = (node.router.map(), node.number()) {
+        if let (Some(map), Some(me)) = (node.router.map(), node.number())
+            && !node.expelled.load(Ordering::Relaxed)
+        {
             start_groups(&node, &map, me).await;
             stream::iter(node.host.all())
                 .for_each_concurrent(CHANGES_AT_ONCE, |group| converge(&map, group, me))
@@ -48,7 +57,8 @@ async fn start_groups(node: &Arc<Node>, map: &Indexed, me: NodeId) {
     let kept = kept.filter(|id| *id != GroupId::COORDINATOR && map.shard(*id).is_some());
     let wanted = map.shards_of(me).map(|(_, shard)| shard.group);
     for id in wanted.chain(kept) {
-        if node.host.get(id).is_none() && !node.is_stopping()
+        if node.host.get(id).is_none()
+            && !node.is_stopping()
             && let Err(error) = node.host.start(id, me, machine()).await
         {
             tracing::error!(group = %id, %error, "start shard");

@@ -24,6 +24,8 @@ pub(super) struct Seen {
     workers: HashMap<NodeId, Sign>,
     pinged: HashMap<WorkerId, Sign>,
     shards: HashMap<GroupId, ShardSeen>,
+    /// When a transfer of a shard's leadership was last ordered.
+    transfers: HashMap<GroupId, Instant>,
     /// The first time a worker was active, for the wait before the shards are made.
     first_worker: Option<Instant>,
 }
@@ -91,6 +93,17 @@ impl Seen {
         now.saturating_duration_since(since)
     }
 
+    /// Whom to order to transfer a shard's leadership: its leader, unless that was done just now.
+    pub(super) fn order_transfer(&mut self, group: GroupId, pause: Duration, now: Instant) -> Option<NodeId> {
+        let leader = self.shards.get(&group)?.leader?;
+        let last = self.transfers.get(&group);
+        if last.is_some_and(|last| now.saturating_duration_since(*last) < pause) {
+            return None;
+        }
+        self.transfers.insert(group, now);
+        Some(leader)
+    }
+
     /// The last report about a shard.
     pub(super) fn shard(&self, group: GroupId) -> Option<&ShardSeen> {
         self.shards.get(&group)
@@ -134,7 +147,9 @@ impl Seen {
             workers: workers.collect(),
             shards,
             pinged: pinged.collect(),
-            first_worker_waited_ms: self.first_worker.map_or(0, |first| millis(now.saturating_duration_since(first))),
+            first_worker_waited_ms: self
+                .first_worker
+                .map_or(0, |first| millis(now.saturating_duration_since(first))),
             coordinator_leader: Some(leader),
             coordinator_term: term,
         }

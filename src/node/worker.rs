@@ -1,9 +1,6 @@
 //! A worker's side of the cluster: becoming a member, telling that it lives, taking the map.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use rand::RngExt;
 use tokio::time::{Instant, timeout};
@@ -80,6 +77,14 @@ async fn join(node: &Arc<Node>, introduction: &Introduction) -> Result<(), Error
             node.become_member(number, map.cluster).map_err(|error| Error::Unavailable(error.to_string()))?;
             take_map(node, *map).await;
             Ok(())
+        }
+        ClusterAnswer::Expelled => {
+            node.expel().await;
+            Err(Error::Refused(
+                "this worker was removed from the cluster and cannot come back from its directory: \
+                 start a new one with an empty directory"
+                    .into(),
+            ))
         }
         other => Err(other.unexpected()),
     }

@@ -27,6 +27,10 @@ use super::{
 /// [`CallError::Busy`]: a slow peer costs its callers an error, not this node its memory.
 const MAX_QUEUED_BYTES: usize = 128 << 20;
 
+/// Bytes of answers and requests that may wait for a peer that does not read. Beyond it the
+/// connection is closed.
+const MAX_UNREAD_BYTES: usize = 512 << 20;
+
 /// Calls of the other side that may be in work at once; further ones are answered `Busy`.
 const MAX_INBOUND_CALLS: usize = 32_768;
 
@@ -208,10 +212,19 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Answers.
+    /// Answers. An answer that no frame holds is not sent, and the caller is told that there is none.
     pub fn send(mut self, body: Bytes) {
+        let frame = Frame::Response { id: self.id, body };
+        if frame.len() > MAX_FRAME_BYTES {
+            tracing::error!(bytes = frame.len(), "an answer to a peer is too large");
+            return;
+        }
         self.answered = true;
-        self.conn.enqueue(Frame::Response { id: self.id, body });
+        if self.conn.queued_bytes.load(Ordering::Relaxed) > MAX_UNREAD_BYTES {
+            tracing::warn!(peer = ?self.conn.peer.node, "the peer does not read its answers");
+            self.conn.close();
+        }
+        self.conn.enqueue(frame);
     }
 
     /// Answers that the call was not taken and had no effect.

@@ -3,8 +3,10 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// The longest frame, bytes: the largest batch (32 MiB) with room for names and framing.
-pub const MAX_FRAME_BYTES: usize = 48 << 20;
+/// The longest frame, bytes: the most that one answer may read (64 MiB) with room for what is around.
+pub const MAX_FRAME_BYTES: usize = 96 << 20;
+
+const _: () = assert!(MAX_FRAME_BYTES >= crate::command::MAX_READ_BYTES + crate::command::MAX_BATCH_BYTES);
 
 /// Bytes before a request's body: length, kind, id, method.
 const REQUEST_HEADER_BYTES: usize = 4 + KIND_AND_ID_BYTES + 1;

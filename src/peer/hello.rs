@@ -66,7 +66,9 @@ impl Hello {
         if let Some((node, store)) = self.to
             && (me.node != Some(node) || me.store != store)
         {
-            return Some(format!("this is not node {node} with store {store}: it may have lost its directory"));
+            return Some(format!(
+                "this is not node {node} with store {store}: it may have lost its directory"
+            ));
         }
         if let (Some(node), Some(known)) = (self.from.node, known)
             && known != self.from.store

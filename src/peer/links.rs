@@ -245,7 +245,8 @@ impl Links {
     async fn greet(self: &Arc<Self>, mut tcp: TcpStream) -> Result<(), HelloError> {
         let hello: Hello = hello::receive(&mut tcp).await?;
         let me = self.identity();
-        let known = hello.from.node.and_then(|node| self.directory.load().get(&node).map(|(_, store)| *store));
+        let known =
+            hello.from.node.and_then(|node| self.directory.load().get(&node).map(|(_, store)| *store));
         if let Some(reason) = hello.refusal(&me, known) {
             tracing::warn!(from = ?hello.from.node, %reason, "refuse peer");
             return hello::send(&mut tcp, &Welcome::Err(reason)).await;
@@ -285,7 +286,8 @@ impl Links {
         let io_error = |source| ConnectError::Io { addr: addr.into(), source };
         let tcp = TcpStream::connect(addr).await.map_err(io_error)?;
         tcp.set_nodelay(true).map_err(io_error)?;
-        let upgraded = upgrade(tcp, addr).await.ok_or_else(|| ConnectError::Protocol { addr: addr.into() })?;
+        let upgraded =
+            upgrade(tcp, addr).await.ok_or_else(|| ConnectError::Protocol { addr: addr.into() })?;
         let mut tcp = raw(upgraded).map_err(io_error)?;
         let exchange = async {
             hello::send(&mut tcp, &Hello::new((*self.identity()).clone(), meant, lane)).await?;

@@ -155,6 +155,8 @@ pub enum ClusterAnswer {
     Workers(Vec<ActiveWorker>),
     /// The whole state.
     Status(Box<Cluster>),
+    /// The worker was taken out for good, and its directory with it.
+    Expelled,
 }
 
 impl ClusterAnswer {

@@ -9,11 +9,7 @@ use super::{Consistency, Served};
 use crate::{
     clock,
     command::{Answer, Query},
-    consensus::{
-        group::Group,
-        host::Host,
-        machine::ShardView,
-    },
+    consensus::{group::Group, host::Host, machine::ShardView},
     error::Error,
     ids::{Epoch, GroupId},
     shard,
@@ -71,7 +67,8 @@ pub async fn query(
 }
 
 fn look(group: &Group, query: &Query) -> Result<Answer, Error> {
-    let partitioner = group.partitioner().ok_or_else(|| Error::Invalid("this group keeps no cells".into()))?;
+    let partitioner =
+        group.partitioner().ok_or_else(|| Error::Invalid("this group keeps no cells".into()))?;
     let view = ShardView::of(group.reader()).map_err(|error| Error::Unavailable(error.to_string()))?;
     shard::query::answer(&view, partitioner, query, clock::now())
         .map_err(|fatal| Error::Unavailable(fatal.to_string()))

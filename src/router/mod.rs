@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::{AtomicU64, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -26,7 +29,10 @@ use crate::{
     error::{Error, Outcome},
     ids::{Epoch, GroupId, NodeId, Position, WorkerId},
     peer::{CallError, Lane, Links, Peer},
-    ring::{map::{Indexed, Map}, partitioner},
+    ring::{
+        map::{Indexed, Map},
+        partitioner,
+    },
 };
 
 pub mod calls;
@@ -257,7 +263,9 @@ impl Router {
         let mut turn = 0;
         while Instant::now() < deadline {
             match self.0.coordination.answer(call.clone(), deadline).await {
-                Err(Error::NotLeader { leader: Some(leader) }) if leader.0 != self.0.me.load(Ordering::Relaxed) => {
+                Err(Error::NotLeader { leader: Some(leader) })
+                    if leader.0 != self.0.me.load(Ordering::Relaxed) =>
+                {
                     *self.0.coordinator.write() = Some(Peer::Node(leader));
                 }
                 Err(Error::NotLeader { .. }) => {}
@@ -407,7 +415,9 @@ impl Router {
             }
             Work::Query(query, consistency) if here => {
                 let query = query.clone();
-                local::query(&self.0.host, group, epoch, query, *consistency, deadline).await.map(Done::Served)
+                local::query(&self.0.host, group, epoch, query, *consistency, deadline)
+                    .await
+                    .map(Done::Served)
             }
             Work::Query(query, consistency) => {
                 let call = calls::query(group, deadline, *consistency, query);

@@ -210,6 +210,25 @@ fn remembered_answers_are_bounded_in_number_and_age() {
     assert_eq!(answers(&shard), (most - FORGET_MAX, most - FORGET_MAX));
 }
 
+/// A retry key that comes again when its answer is too old, but not yet forgotten, has two places in
+/// the order: forgetting the first must not take the second's answer away.
+#[test]
+fn a_retry_key_used_again_keeps_its_new_answer() {
+    let mut shard = Shard::default();
+    let ask = |key| retried(key, vec![put("c".to_owned(), Bytes::new(), None)]);
+    let version = |version| Reply::Done(vec![Written::Applied { version, results: vec![OpResult::Put] }]);
+    let old = FORGET_MAX as u64 + 4;
+    for key in 0..old {
+        assert_eq!(shard.apply(&ask(key), 0), version(key + 1));
+    }
+    let late = super::dedup::ANSWER_AGE_MS;
+    assert_eq!(shard.apply(&ask(old - 1), late), version(old + 1), "a new request by now");
+    assert_eq!(shard.count(&keys::answer(0)), 4, "three old ones and the new one");
+    shard.apply(&nothing(), late);
+    assert_eq!((shard.count(&keys::answer(0)), shard.count(&keys::answer_order(0))), (1, 1));
+    assert_eq!(shard.apply(&ask(old - 1), late), version(old + 1), "and remembered as such");
+}
+
 #[test]
 fn remembered_answers_are_bounded_in_bytes() {
     let mut shard = Shard::default();

@@ -104,7 +104,7 @@ impl Model {
                     Action::DeleteRow => {
                         let mut removed = 0;
                         self.cells.retain(|(table, row, _), cell| {
-                            let is_of_row = (&*table, &*row) == (&op.table, &write.row);
+                            let is_of_row = (table, row) == (&op.table, &write.row);
                             removed += u64::from(is_of_row && cell.expires_at.is_none_or(|at| now < at.0));
                             !is_of_row
                         });

@@ -7,7 +7,7 @@
 //! 1. every shard has min(replication, eligible workers) replicas on eligible workers;
 //! 2. its replicas are in as many zones as there are, up to its number of replicas;
 //! 3. no worker keeps more than ceil((1 + slack) · share), or fewer than floor((1 − slack) · share);
-//!    a share is the average, as far as unequal zones allow it ([`shares`]);
+//!    a share is the average, as far as unequal zones allow it (`shares.rs`);
 //! 4. no worker is the primary of more than ceil((1 + slack) · average), or of fewer than
 //!    floor((1 − slack) · average).
 //!

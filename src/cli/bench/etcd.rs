@@ -1,0 +1,404 @@
+//! A connection to an etcd, for comparison: its gRPC API (v3) over HTTP/2.
+//!
+//! Of gRPC and protobuf, only what three messages need is here (github.com/grpc/grpc,
+//! doc/PROTOCOL-HTTP2.md; etcd's api/etcdserverpb/rpc.proto): the frame of five bytes, and three
+//! fields each of `PutRequest`, `RangeRequest` and `RangeResponse`. That spares this program a second
+//! HTTP server, a code generator and its compiler, and the load client costs etcd's side no more than
+//! Quoring's. Reads are linearizable, as etcd's are unless they say `serializable`.
+
+use std::sync::Arc;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use h2::client::SendRequest;
+use http::{HeaderMap, Method, Request, Uri, Version, header};
+use tokio::{net::TcpStream, sync::Mutex};
+
+use super::{
+    link::{MAX_ANSWER_BYTES, push_key},
+    tally::{Cause, Done, Failure, Traffic},
+};
+use crate::{client::Server, error::Outcome};
+
+/// What etcd may send on one stream, and on a connection, before it is read, in bytes.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// See [`STREAM_WINDOW_BYTES`].
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Before a message: whether it is compressed (0: no), and its length.
+const FRAME_BYTES: usize = 5;
+
+/// Tags: the field's number, and how it is encoded (0: a number, 2: bytes with their length).
+const KEY: u8 = 1 << 3 | 2;
+const PUT_VALUE: u8 = 2 << 3 | 2;
+const RANGE_END: u8 = 2 << 3 | 2;
+const RANGE_LIMIT: u8 = 3 << 3;
+const RANGE_RESPONSE_KVS: u64 = 2 << 3 | 2;
+
+/// A connection that several lanes use at once.
+pub(super) struct Shared {
+    servers: Vec<Server>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Which server is in use; the next one once it cannot be reached.
+    at: usize,
+    channel: Option<Channel>,
+    made: u64,
+}
+
+#[derive(Clone)]
+struct Channel {
+    /// Counts the connections made: a lane that saw this one break asks for a later one.
+    number: u64,
+    sender: SendRequest<Bytes>,
+    put: Uri,
+    range: Uri,
+}
+
+impl Shared {
+    /// Speaks to `servers[at]` first.
+    pub(super) fn new(servers: Vec<Server>, at: usize) -> Self {
+        Self { servers, state: Mutex::new(State { at, channel: None, made: 0 }) }
+    }
+
+    /// The connection, made anew if the last one known is `broken`.
+    async fn channel(&self, broken: Option<u64>) -> Result<Channel, Failure> {
+        let mut state = self.state.lock().await;
+        if let Some(channel) = &state.channel
+            && broken.is_none_or(|number| number < channel.number)
+        {
+            return Ok(channel.clone());
+        }
+        state.channel = None;
+        let server = &self.servers[state.at % self.servers.len()];
+        let number = state.made + 1;
+        match open(server, number).await {
+            Ok(channel) => {
+                state.made = number;
+                state.channel = Some(channel.clone());
+                Ok(channel)
+            }
+            Err(error) => {
+                state.at += 1;
+                let detail = format!("cannot connect to {server}: {error}");
+                Err(Failure { cause: Cause::Connect, outcome: Outcome::None, detail })
+            }
+        }
+    }
+}
+
+async fn open(server: &Server, number: u64) -> Result<Channel, Box<dyn std::error::Error>> {
+    let stream = TcpStream::connect(server.host_port()).await?;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = h2::client::Builder::new()
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .handshake::<_, Bytes>(stream)
+        .await?;
+    // Ends with the connection; whoever uses it learns why.
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    let uri = |method: &str| format!("{server}/etcdserverpb.KV/{method}").parse();
+    Ok(Channel { number, sender, put: uri("Put")?, range: uri("Range")? })
+}
+
+/// One lane's view of a connection.
+pub(super) struct Etcd {
+    shared: Arc<Shared>,
+    channel: Option<Channel>,
+    broken: Option<u64>,
+    message: BytesMut,
+    answer: Vec<u8>,
+    name: Vec<u8>,
+    /// Messages, without what HTTP/2 puts around them.
+    pub(super) traffic: Traffic,
+}
+
+impl Etcd {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            channel: None,
+            broken: None,
+            message: BytesMut::new(),
+            answer: Vec::new(),
+            name: Vec::new(),
+            traffic: Traffic::default(),
+        }
+    }
+
+    /// Connects, if that is to be done.
+    pub(super) async fn connect(&mut self) -> Result<(), Failure> {
+        if self.channel.is_none() {
+            self.channel = Some(self.shared.channel(self.broken).await?);
+        }
+        Ok(())
+    }
+
+    /// Reads a value.
+    pub(super) async fn get(&mut self, key: u64) -> Result<Done, Failure> {
+        self.name(key);
+        begin(&mut self.message);
+        push_bytes(&mut self.message, KEY, &self.name);
+        let found = self.range().await?;
+        Ok(Done { absent: found == 0, cells: 0 })
+    }
+
+    /// Reads keys from one on, with their values.
+    pub(super) async fn scan(&mut self, from: u64, rows: u32) -> Result<Done, Failure> {
+        self.name(from);
+        begin(&mut self.message);
+        push_bytes(&mut self.message, KEY, &self.name);
+        // A zero byte stands for "all keys behind".
+        push_bytes(&mut self.message, RANGE_END, &[0]);
+        self.message.put_u8(RANGE_LIMIT);
+        push_varint(&mut self.message, rows.into());
+        Ok(Done { absent: false, cells: self.range().await? })
+    }
+
+    /// Writes a value.
+    pub(super) async fn put(&mut self, key: u64, value: &[u8]) -> Result<Done, Failure> {
+        self.name(key);
+        begin(&mut self.message);
+        push_bytes(&mut self.message, KEY, &self.name);
+        push_bytes(&mut self.message, PUT_VALUE, value);
+        self.call(|channel| &channel.put, Outcome::Unknown).await?;
+        Ok(Done::default())
+    }
+
+    fn name(&mut self, key: u64) {
+        self.name.clear();
+        push_key(&mut self.name, key);
+    }
+
+    /// Sends a range request; how many keys it found.
+    async fn range(&mut self) -> Result<u64, Failure> {
+        self.call(|channel| &channel.range, Outcome::None).await?;
+        let message = self.answer.get(FRAME_BYTES..).unwrap_or_default();
+        count_fields(message, RANGE_RESPONSE_KVS).ok_or_else(|| Failure {
+            cause: Cause::Broken,
+            outcome: Outcome::None,
+            detail: "the answer is no RangeResponse".to_owned(),
+        })
+    }
+
+    /// Sends the message and reads the answer; `unanswered` is what it is known to have done if
+    /// none comes.
+    async fn call(&mut self, method: fn(&Channel) -> &Uri, unanswered: Outcome) -> Result<(), Failure> {
+        self.connect().await?;
+        let Some(channel) = &self.channel else { return Ok(()) };
+        let body = finish(&mut self.message);
+        self.traffic.sent_bytes += body.len() as u64;
+        let sender = channel.sender.clone();
+        let called = call(sender, method(channel).clone(), body, &mut self.answer).await;
+        self.traffic.received_bytes += self.answer.len() as u64;
+        let (status, message) = called.map_err(|error| {
+            // A stream may fail alone; then the connection is as good as ever.
+            if !error.is_reset() {
+                self.broken = self.channel.take().map(|channel| channel.number);
+            }
+            Failure { cause: Cause::Broken, outcome: unanswered, detail: error.to_string() }
+        })?;
+        if status == 0 {
+            return Ok(());
+        }
+        let outcome = if is_refusal(status) { Outcome::None } else { unanswered };
+        Err(Failure { cause: Cause::Grpc(status), outcome, detail: message })
+    }
+}
+
+/// One unary call: its status, and what it says about it.
+async fn call(
+    sender: SendRequest<Bytes>,
+    uri: Uri,
+    body: Bytes,
+    answer: &mut Vec<u8>,
+) -> Result<(u16, String), h2::Error> {
+    answer.clear();
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = uri;
+    *request.version_mut() = Version::HTTP_2;
+    let headers = request.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/grpc"));
+    headers.insert(header::TE, header::HeaderValue::from_static("trailers"));
+    let (response, mut stream) = sender.ready().await?.send_request(request, false)?;
+    stream.send_data(body, true)?;
+    let (head, mut body) = response.await?.into_parts();
+    // An answer without a message has its status right here.
+    if let Some(status) = grpc_status(&head.headers) {
+        return Ok(status);
+    }
+    while let Some(data) = body.data().await {
+        let data = data?;
+        if answer.len() + data.len() > MAX_ANSWER_BYTES {
+            return Ok((UNKNOWN, format!("the answer is longer than {MAX_ANSWER_BYTES} bytes")));
+        }
+        answer.extend_from_slice(&data);
+        body.flow_control().release_capacity(data.len())?;
+    }
+    let trailers = body.trailers().await?.unwrap_or_default();
+    let missing = || (UNKNOWN, format!("HTTP status {} without a gRPC status", head.status));
+    Ok(grpc_status(&trailers).unwrap_or_else(missing))
+}
+
+/// gRPC's UNKNOWN.
+const UNKNOWN: u16 = 2;
+
+fn grpc_status(headers: &HeaderMap) -> Option<(u16, String)> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let status = text("grpc-status")?.parse().unwrap_or(UNKNOWN);
+    Some((status, text("grpc-message").unwrap_or_default().to_owned()))
+}
+
+/// Whether a status says that nothing was done: INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED,
+/// RESOURCE_EXHAUSTED, FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED, UNAUTHENTICATED. etcd says
+/// UNAVAILABLE both before and after it has proposed a write.
+fn is_refusal(status: u16) -> bool {
+    matches!(status, 3 | 5 | 7 | 8 | 9 | 11 | 12 | 16)
+}
+
+fn begin(message: &mut BytesMut) {
+    message.clear();
+    message.put_bytes(0, FRAME_BYTES);
+}
+
+fn finish(message: &mut BytesMut) -> Bytes {
+    let length = u32::try_from(message.len() - FRAME_BYTES).unwrap_or(u32::MAX);
+    message[1..FRAME_BYTES].copy_from_slice(&length.to_be_bytes());
+    message.split().freeze()
+}
+
+fn push_bytes(message: &mut BytesMut, tag: u8, bytes: &[u8]) {
+    message.put_u8(tag);
+    push_varint(message, bytes.len() as u64);
+    message.put_slice(bytes);
+}
+
+fn push_varint(message: &mut BytesMut, mut value: u64) {
+    while value >= 0x80 {
+        message.put_u8(value as u8 | 0x80);
+        value >>= 7;
+    }
+    message.put_u8(value as u8);
+}
+
+/// How often a field stands in a message; `None` if it is none.
+fn count_fields(mut message: &[u8], tag: u64) -> Option<u64> {
+    let mut count = 0;
+    while !message.is_empty() {
+        let found = take_varint(&mut message)?;
+        count += u64::from(found == tag);
+        let length = match found & 7 {
+            0 => {
+                take_varint(&mut message)?;
+                0
+            }
+            1 => 8,
+            2 => usize::try_from(take_varint(&mut message)?).ok()?,
+            5 => 4,
+            _ => return None,
+        };
+        message = message.get(length..)?;
+    }
+    Some(count)
+}
+
+fn take_varint(message: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..u64::BITS).step_by(7) {
+        let (byte, rest) = message.split_first()?;
+        *message = rest;
+        value |= u64::from(byte & 0x7F) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What protoc makes of `key: "k" value: <300 bytes>`.
+    #[test]
+    fn a_put_is_encoded_as_protobuf_does() {
+        let mut message = BytesMut::new();
+        begin(&mut message);
+        push_bytes(&mut message, KEY, b"k");
+        push_bytes(&mut message, PUT_VALUE, &[b'v'; 300]);
+        let bytes = finish(&mut message);
+        assert_eq!(bytes[..5], [0, 0, 0, 1, 50]);
+        assert_eq!(bytes[5..11], [0x0A, 1, b'k', 0x12, 0xAC, 0x02]);
+        assert_eq!(bytes.len(), 5 + 3 + 3 + 300);
+    }
+
+    #[test]
+    fn keys_found_are_counted() {
+        // header { cluster_id: 300 } kvs { key: "a" } kvs {} more: true count: 2
+        let message = [0x0A, 3, 0x08, 0xAC, 0x02, 0x12, 3, 0x0A, 1, b'a', 0x12, 0, 0x18, 1, 0x20, 2];
+        assert_eq!(count_fields(&message, RANGE_RESPONSE_KVS), Some(2));
+        assert_eq!(count_fields(&[], RANGE_RESPONSE_KVS), Some(0));
+        for end in [1, 3, 6, 8, 9, 13] {
+            assert_eq!(count_fields(&message[..end], RANGE_RESPONSE_KVS), None, "{end}");
+        }
+        assert_eq!(count_fields(&[0xFF; 20], RANGE_RESPONSE_KVS), None);
+    }
+
+    /// A KV service of a few answers, over real HTTP/2: what lanes see of statuses and breaks.
+    #[tokio::test]
+    async fn calls_share_a_connection_and_survive_its_end() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server: Server = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let served = tokio::spawn(async move {
+            let mut paths = Vec::new();
+            for answers in [3, 1] {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                for answer in 0..answers {
+                    let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+                    paths.push(request.uri().path().to_owned());
+                    let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+                    let mut trailers = HeaderMap::new();
+                    if answer == 2 {
+                        trailers.insert("grpc-status", "14".parse().unwrap());
+                        trailers.insert("grpc-message", "no leader".parse().unwrap());
+                    } else {
+                        let found: &[u8] = if answer == 0 { &[] } else { &[0x12, 0] };
+                        let mut message = BytesMut::new();
+                        begin(&mut message);
+                        message.put_slice(found);
+                        stream.send_data(finish(&mut message), false).unwrap();
+                        trailers.insert("grpc-status", "0".parse().unwrap());
+                    }
+                    stream.send_trailers(trailers).unwrap();
+                }
+                connection.graceful_shutdown();
+                while connection.accept().await.is_some() {}
+            }
+            paths
+        });
+        let shared = Arc::new(Shared::new(vec![server], 0));
+        let (mut one, mut other) = (Etcd::new(shared.clone()), Etcd::new(shared));
+        assert_eq!(one.get(1).await, Ok(Done { absent: true, cells: 0 }));
+        assert_eq!(other.get(1).await, Ok(Done { absent: false, cells: 0 }));
+        let failure = one.put(1, b"v").await.unwrap_err();
+        assert_eq!((failure.cause, failure.outcome), (Cause::Grpc(14), Outcome::Unknown));
+        assert_eq!(failure.detail, "no leader");
+        // The connection is going; a lane may learn so by a failure, and then gets a new one.
+        let again = match other.put(2, b"v").await {
+            Err(failure) => {
+                assert_eq!((failure.cause, failure.outcome), (Cause::Broken, Outcome::Unknown));
+                other.put(2, b"v").await
+            }
+            done => done,
+        };
+        assert_eq!(again, Ok(Done::default()));
+        drop((one, other));
+        let (range, put) = ("/etcdserverpb.KV/Range", "/etcdserverpb.KV/Put");
+        assert_eq!(served.await.unwrap(), [range, range, put, put]);
+    }
+}

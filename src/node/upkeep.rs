@@ -1,0 +1,100 @@
+//! What a node does for its groups while nobody asks for anything: keeps their logs short, reclaims
+//! what has expired, and notices when one of them, or the store, has failed.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Node;
+use crate::{
+    clock,
+    command::Command,
+    consensus::{group::Group, machine::ShardView},
+    error::Error,
+    router::calls::encode,
+    shard,
+};
+
+/// Between two rounds.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often the disk is looked at.
+const STALL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A sync of the log that has not come back for so long: the disk limps.
+const STALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The time for one shard to reclaim what one command may.
+const RECLAIM_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Keeps the groups in order as long as the node runs.
+pub(super) async fn run(node: Arc<Node>) {
+    while !node.is_stopping() {
+        sleep(INTERVAL).await;
+        if let Err(error) = node.host.compact().await {
+            tracing::error!(%error, "shorten logs");
+        }
+        let led = node.host.all().into_iter().filter(|group| group.is_leader());
+        for result in join_all(led.map(reclaim)).await {
+            if let Err(error) = result {
+                tracing::debug!(%error, "reclaim what has expired");
+            }
+        }
+    }
+}
+
+/// Watches the disk: a leader whose syncs do not come back holds up everyone who writes, though its
+/// network is fine and nobody would stand against it. It gives its shards away and says that it is
+/// not ready, until its syncs come back (D13).
+pub(super) async fn watch_disk(node: Arc<Node>) {
+    while !node.is_stopping() {
+        sleep(STALL_INTERVAL).await;
+        let pending = node.host.store().sync_pending_since();
+        let stalled = pending.is_some_and(|since| since.elapsed() >= STALL_TIMEOUT);
+        if node.limping.swap(stalled, Ordering::Relaxed) != stalled {
+            tracing::warn!(stalled, "the disk does not finish its syncs in time");
+        }
+        if stalled {
+            node.host.hand_over(Instant::now() + STALL_INTERVAL).await;
+        }
+    }
+}
+
+/// Writes reclaim expired cells as they go; where nobody writes, an empty command does.
+async fn reclaim(group: Arc<Group>) -> Result<(), Error> {
+    if group.partitioner().is_none() {
+        return Ok(());
+    }
+    let view = ShardView::of(group.reader()).map_err(|error| Error::Unavailable(error.to_string()))?;
+    let wanted = shard::machine::wants_upkeep(&view, clock::now());
+    if wanted.map_err(|fatal| Error::Unavailable(fatal.to_string()))? {
+        let nothing = Command { writes: Vec::new(), retry: None };
+        group.propose(encode(&nothing), Instant::now() + RECLAIM_TIMEOUT).await?;
+    }
+    Ok(())
+}
+
+/// Returns the reason why the node cannot go on, when there is one: its store failed, or one of its
+/// groups stopped by itself.
+pub(super) async fn failed(node: &Arc<Node>) -> String {
+    let mut store = node.host.store().failed();
+    loop {
+        if let Some(why) = &*store.borrow_and_update() {
+            return format!("the store failed: {why}");
+        }
+        let stopped =
+            node.host.all().into_iter().find_map(|group| Some((group.id(), group.status().stopped?)));
+        if let Some((id, why)) = stopped
+            && !node.is_stopping()
+            && node.host.get(id).is_some()
+        {
+            return format!("group {id} stopped: {why}");
+        }
+        // A timeout is the ordinary case; an error would mean that the store is gone.
+        let _ = timeout(INTERVAL, store.changed()).await;
+    }
+}
