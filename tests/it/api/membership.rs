@@ -131,9 +131,6 @@ async fn orders_that_cannot_be_obeyed_are_refused() {
         for addr in ["", "?addr=", "?addr=x", "?addr=x:0", "?addr=x:99999"] {
             node.call("POST", format!("/cluster/join{addr}")).await.problem(400);
         }
-        // Three workers, three copies: there is nowhere to go.
-        let id = cluster.worker(0).id();
-        node.call("POST", format!("/cluster/workers/{id}/drain")).await.problem(409);
         // A member cannot join.
         node.call("POST", format!("/cluster/join?addr=127.0.0.1:{}", cluster.worker(0).port))
             .await
@@ -143,4 +140,19 @@ async fn orders_that_cannot_be_obeyed_are_refused() {
     }
     let status = cluster.status().await.unwrap();
     assert_eq!(status["moves"].as_array().unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn the_last_worker_stays() {
+    let cluster = Cluster::start("last-worker", Spec::one()).await;
+    cluster.any().put("/kv/last", "x").await.is(200);
+    let path = format!("/cluster/workers/{}", cluster.worker(0).id());
+    for node in cluster.each() {
+        // What it keeps has nowhere to go, and is nowhere else.
+        node.call("POST", format!("{path}/drain")).await.problem(409);
+        node.call("DELETE", &path).await.problem(409);
+        node.get("/kv/last").await.says("x");
+    }
+    let status = cluster.status().await.unwrap();
+    assert_eq!(status["workers"][0]["draining"], false, "{status}");
 }

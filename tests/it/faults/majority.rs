@@ -4,9 +4,15 @@ use crate::harness::{Cluster, HEAL, Node, Spec, eventually};
 
 #[tokio::test]
 async fn writes_without_an_answer_are_unknown_then_refused() {
-    let cluster =
-        Cluster::start("majority-paused", Spec { settings: "request_timeout = \"2s\"", ..Spec::default() })
-            .await;
+    let cluster = Cluster::start(
+        "majority-paused",
+        Spec {
+            settings: "ping_interval = \"500ms\"
+request_timeout = \"2s\"",
+            ..Spec::default()
+        },
+    )
+    .await;
     let before = cluster.any().put("/kv/majority", "before").await.is(200).version();
     let mut unknown = Vec::new();
     let mut refused = Vec::new();
@@ -53,9 +59,15 @@ async fn writes_without_an_answer_are_unknown_then_refused() {
 
 #[tokio::test]
 async fn with_two_of_three_workers_dead_nothing_is_applied_and_nothing_lost() {
-    let cluster =
-        Cluster::start("majority-dead", Spec { settings: "request_timeout = \"1s\"", ..Spec::default() })
-            .await;
+    let cluster = Cluster::start(
+        "majority-dead",
+        Spec {
+            settings: "ping_interval = \"500ms\"
+request_timeout = \"1s\"",
+            ..Spec::default()
+        },
+    )
+    .await;
     for key in 0..20 {
         cluster.any().put(format!("/kv/dead-{key}"), "before").await.is(200);
     }

@@ -12,12 +12,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::JoinHandle;
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval},
+};
 
 use super::{Cluster, Failure, HEAL, Http, eventually};
 
 /// Keys of a writer.
 const KEYS: u64 = 20;
+
+/// Between two writes of a writer, at least: the load is steady, and leaves the nodes some processor.
+const PACE: Duration = Duration::from_millis(10);
 
 /// Beyond what a node may take (request_timeout + 1.5 s): only a paused one keeps a writer waiting
 /// for so long.
@@ -123,6 +129,8 @@ impl Writer {
     async fn run(mut self, number: usize) -> BTreeMap<String, Held> {
         let mut turn = number;
         let mut value = 0;
+        let mut pace = interval(PACE);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.stop.load(Ordering::Relaxed) {
             let node = Http::at(self.ports[turn % self.ports.len()]);
             let key = format!("{}-{}", self.name, value % KEYS);
@@ -135,7 +143,7 @@ impl Writer {
                 let held = &self.held[&key];
                 assert!(held.allows(seen), "{key} reads {seen:?} at {}, but: {held:?}", reader.port);
             }
-            tokio::task::yield_now().await;
+            pace.tick().await;
         }
         self.held
     }

@@ -78,10 +78,6 @@ impl Node {
         self.process.lock().unwrap().is_some()
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.lock().unwrap().as_ref().expect("it runs").pid()
-    }
-
     /// SIGKILL.
     pub(crate) fn kill(&self) {
         if let Some(process) = self.process.lock().unwrap().take() {

@@ -43,10 +43,6 @@ impl Process {
         Ok(Self { child: Mutex::new(child), pid })
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.pid.as_raw_nonzero().get().unsigned_abs()
-    }
-
     /// How it ended; `None` while it runs.
     pub(crate) fn exited(&self) -> Option<ExitStatus> {
         self.child.lock().unwrap().try_wait().unwrap()

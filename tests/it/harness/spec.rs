@@ -15,9 +15,11 @@ pub(crate) struct Spec {
 }
 
 impl Default for Spec {
-    /// Three and three, and few shards: many clusters share a small machine.
+    /// Three and three, and few shards: many clusters share a small machine. Workers tell often what
+    /// they lead, so that `/cluster` is soon right and tests are short.
     fn default() -> Self {
-        Self { coordinators: 3, workers: 3, shards: 4, replication: 3, partitioner: "xxh3", settings: "" }
+        let settings = "ping_interval = \"500ms\"";
+        Self { coordinators: 3, workers: 3, shards: 4, replication: 3, partitioner: "xxh3", settings }
     }
 }
 

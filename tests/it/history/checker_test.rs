@@ -113,9 +113,9 @@ fn an_answer_to_another_question_is_rejected() {
 }
 
 /// A history of a real register: every operation takes effect at a moment within its span.
-fn real() -> impl Strategy<Value = Vec<Entry>> {
+fn real(operations: usize) -> impl Strategy<Value = Vec<Entry>> {
     let op = (0..4u8, 1..40u64, 0..40u64, 0..40u64, any::<bool>());
-    prop::collection::vec(op, 1..60).prop_map(|ops| {
+    prop::collection::vec(op, 1..operations).prop_map(|ops| {
         let mut state = None;
         let mut history = Vec::new();
         for (index, (kind, value, before, after, told)) in ops.into_iter().enumerate() {
@@ -151,12 +151,13 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_real_register_is_accepted(history in real()) {
+    fn a_real_register_is_accepted(history in real(60)) {
         prop_assert_eq!(check(&history), Verdict::Linearizable);
     }
 
+    // To reject, every order must be tried: so the histories are short.
     #[test]
-    fn a_value_that_was_never_written_is_rejected(history in real(), at in 0..100_000u64) {
+    fn a_value_that_was_never_written_is_rejected(history in real(16), at in 0..100_000u64) {
         let mut history = history;
         history.push(get(at * 2, at * 2 + 1, Some(u64::MAX)));
         let rejected = matches!(check(&history), Verdict::NotLinearizable { .. });

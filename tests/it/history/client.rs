@@ -9,6 +9,7 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
     checker::{Op, Outcome, Value},
@@ -19,6 +20,9 @@ use crate::harness::{Answer, Call, Failure, Http};
 /// Beyond what a node may take (request_timeout + 1.5 s): only a paused node keeps a client waiting
 /// for so long.
 const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Between two operations of a client, at least.
+const PACE: Duration = Duration::from_millis(5);
 
 pub(super) struct Client {
     pub(super) number: u64,
@@ -35,7 +39,10 @@ impl Client {
         // The value last seen of each key, with its version, for conditions.
         let mut seen = vec![None; self.keys.len()];
         let mut written: Value = 0;
+        let mut pace = interval(PACE);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.stop.load(Ordering::Relaxed) {
+            pace.tick().await;
             let place = rng.random_range(0..self.keys.len());
             let node = Http::at(self.ports[rng.random_range(0..self.ports.len())]);
             written += 1;
