@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What both roles are told.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct Common {
     /// The IP address to listen on; requests are not authenticated, so mind who can reach it
     #[arg(long, value_name = "IP", default_value_t = NodeArgs::DEFAULT_LISTEN)]
@@ -21,6 +21,10 @@ struct Common {
     /// Where the other nodes reach this one [default: the --listen address and the port]
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<Address>,
+    /// Threads that requests and Raft groups run on [default: one for each CPU]. On a machine with
+    /// several nodes, fewer are faster: `quoring up` shares the CPUs out
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
     /// Makes this process one that `quoring up` started.
     #[arg(long, hide = true, value_name = "PATH")]
     pid_file: Option<PathBuf>,
@@ -68,7 +72,7 @@ impl Coordinator {
         };
         let args = self.common.args(self.port);
         let node = Node::coordinator(&args, self.dir, self.peers, config.as_ref()).map_err(Failure::Usage)?;
-        run(node, self.common.pid_file)
+        run(node, &self.common)
     }
 }
 
@@ -123,8 +127,8 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let pid_file = self.common.pid_file.clone();
-        run(self.resolve().map_err(Failure::Usage)?, pid_file)
+        let common = self.common.clone();
+        run(self.resolve().map_err(Failure::Usage)?, &common)
     }
 
     /// Both forms mean the same.
@@ -144,7 +148,7 @@ impl Worker {
     }
 }
 
-fn run(config: Node, pid_file: Option<PathBuf>) -> Result<(), Failure> {
+fn run(config: Node, common: &Common) -> Result<(), Failure> {
     // A task that panics would leave its group, or the store, half alive: no node is better than
     // such a one. (The release profile aborts by itself.)
     let report = std::panic::take_hook();
@@ -152,13 +156,19 @@ fn run(config: Node, pid_file: Option<PathBuf>) -> Result<(), Failure> {
         report(panic);
         std::process::abort();
     }));
-    let pid_file = pid_file
+    let pid_file = common
+        .pid_file
+        .as_ref()
         .map(|path| {
-            let adopted = PidFile::adopt(&path);
+            let adopted = PidFile::adopt(path);
             adopted.map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))
         })
         .transpose()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = common.threads {
+        builder.worker_threads(threads.into());
+    }
+    let runtime = builder
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;

@@ -108,7 +108,7 @@ impl Launcher {
 
     /// Every node of the file, coordinators first.
     pub fn nodes(&self) -> Vec<Spec> {
-        Spec::all(&self.config, &self.path)
+        Spec::all(&self.config, &self.path, cpus())
     }
 
     /// Waits for its turn to start nodes, so that two `up`s never start one node twice.
@@ -175,4 +175,9 @@ impl Launcher {
         };
         find().map_err(Error::io(format!("read {}", path.display())))
     }
+}
+
+/// The CPUs of this machine; one, where it does not tell.
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }

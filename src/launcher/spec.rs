@@ -61,8 +61,9 @@ impl fmt::Display for Spec {
 }
 
 impl Spec {
-    /// Every node, coordinators first.
-    pub(super) fn all(config: &Config, config_path: &Path) -> Vec<Spec> {
+    /// Every node, coordinators first. The nodes share the machine's `cpus`: with a thread for each
+    /// CPU in each of them, threads would mostly wake one another.
+    pub(super) fn all(config: &Config, config_path: &Path, cpus: usize) -> Vec<Spec> {
         let coordinators: Vec<_> =
             config.coordinator_addresses().iter().map(|address| address.to_string()).collect();
         let coordinators = coordinators.join(",");
@@ -83,7 +84,9 @@ impl Spec {
             }
             specs.push(spec);
         }
+        let threads = (cpus / specs.len().max(1)).max(1);
         for spec in &mut specs {
+            spec.args.push(format!("--threads={threads}").into());
             spec.args.extend(["--listen".into(), LISTEN.to_string().into()]);
             spec.args.extend([PID_FILE_FLAG.into(), spec.pid_file().into()]);
         }
@@ -167,19 +170,19 @@ mod tests {
         let text = "[cluster]\ndata_dir = \"/d\"\n[[coordinator]]\nport = 1\n[[coordinator]]\nport = 2\n\
                     [[worker]]\nport = 3\nzone = \"-z\"\n";
         let path = Path::new("/c/cluster.toml");
-        let specs = Spec::all(&Config::parse(path, text).unwrap(), path);
+        let specs = Spec::all(&Config::parse(path, text).unwrap(), path, 7);
         let lines: Vec<_> =
             specs.iter().map(|spec| spec.args.join(" ".as_ref()).into_string().unwrap()).collect();
         let peers = "127.0.0.1:1,127.0.0.1:2";
         let expected = [
             format!(
-                "coordinator 1 --dir /d/coordinator-1 --peers {peers} --config /c/cluster.toml --listen 127.0.0.1 --pid-file /d/coordinator-1/node.pid"
+                "coordinator 1 --dir /d/coordinator-1 --peers {peers} --config /c/cluster.toml --threads=2 --listen 127.0.0.1 --pid-file /d/coordinator-1/node.pid"
             ),
             format!(
-                "coordinator 2 --dir /d/coordinator-2 --peers {peers} --config /c/cluster.toml --listen 127.0.0.1 --pid-file /d/coordinator-2/node.pid"
+                "coordinator 2 --dir /d/coordinator-2 --peers {peers} --config /c/cluster.toml --threads=2 --listen 127.0.0.1 --pid-file /d/coordinator-2/node.pid"
             ),
             format!(
-                "worker 3 /d/worker-3 {peers} --zone=-z --listen 127.0.0.1 --pid-file /d/worker-3/node.pid"
+                "worker 3 /d/worker-3 {peers} --zone=-z --threads=2 --listen 127.0.0.1 --pid-file /d/worker-3/node.pid"
             ),
         ];
         assert_eq!(lines, expected);

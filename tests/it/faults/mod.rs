@@ -1,0 +1,8 @@
+//! Nodes that are killed, stopped, paused and started again, under a steady load.
+
+mod coordinators;
+mod graceful;
+mod kill;
+mod majority;
+mod pause;
+mod retry;

@@ -1,0 +1,32 @@
+//! What the tests stand on: clusters of real processes, their faults, and clients for them.
+//!
+//! Nothing here sleeps in place of a condition: all waiting goes through [`eventually`].
+
+mod cluster;
+mod command;
+mod http;
+mod load;
+mod node;
+mod ports;
+mod process;
+mod raw;
+mod spec;
+mod wait;
+mod workdir;
+
+pub(crate) use self::{
+    cluster::{Cluster, private},
+    command::{Output, quoring, quoring_with_stdin},
+    http::{Answer, Call, Failure, Http, names},
+    load::Load,
+    node::{Node, Role},
+    ports::free_port,
+    process::Process,
+    raw::Raw,
+    spec::Spec,
+    wait::{HEAL, START, eventually},
+    workdir::Workdir,
+};
+
+/// The binary under test.
+pub(crate) const QUORING: &str = env!("CARGO_BIN_EXE_quoring");

@@ -1,0 +1,124 @@
+//! One node of a cluster: its process, which may be killed, stopped, paused and started again.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    sync::Mutex,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+
+use super::{Http, Process};
+
+/// Lines of a log that are shown when its node died.
+const TAIL_LINES: usize = 12;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Coordinator,
+    Worker,
+}
+
+/// A node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) role: Role,
+    pub(crate) port: u16,
+    pub(crate) dir: PathBuf,
+    pub(crate) log: PathBuf,
+    args: Vec<OsString>,
+    /// `None` while a test wants it down.
+    process: Mutex<Option<Process>>,
+}
+
+impl Node {
+    pub(crate) fn new(root: &Path, role: Role, port: u16, coordinators: &str) -> Self {
+        let name = match role {
+            Role::Coordinator => format!("coordinator-{port}"),
+            Role::Worker => format!("worker-{port}"),
+        };
+        let dir = root.join("data").join(&name);
+        let log = root.join(format!("{name}.log"));
+        let mut args: Vec<OsString> = Vec::new();
+        match role {
+            Role::Coordinator => {
+                args.extend(["coordinator".into(), port.to_string().into()]);
+                args.extend(["--dir".into(), dir.clone().into()]);
+                args.extend(["--peers".into(), coordinators.into()]);
+                args.extend(["--config".into(), root.join("cluster.toml").into()]);
+            }
+            Role::Worker => {
+                args.extend([
+                    "worker".into(),
+                    port.to_string().into(),
+                    dir.clone().into(),
+                    coordinators.into(),
+                ]);
+            }
+        }
+        Self { role, port, dir, log, args, process: Mutex::new(None) }
+    }
+
+    pub(crate) fn http(&self) -> Http {
+        Http::at(self.port)
+    }
+
+    pub(crate) fn start(&self) {
+        let mut process = self.process.lock().unwrap();
+        assert!(process.is_none(), "{} runs already", self.port);
+        let root = self.log.parent().unwrap();
+        *process = Some(Process::quoring(&self.args, root, &self.log).expect("start quoring by setpriv"));
+    }
+
+    /// Whether a test wants it to run.
+    pub(crate) fn is_up(&self) -> bool {
+        self.process.lock().unwrap().is_some()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&self) {
+        if let Some(process) = self.process.lock().unwrap().take() {
+            process.kill();
+        }
+    }
+
+    /// SIGTERM, and waits for its end.
+    pub(crate) async fn stop(&self, within: Duration) -> ExitStatus {
+        let process = self.process.lock().unwrap().take().expect("it runs");
+        process.signal(Signal::TERM);
+        process.wait(within).await
+    }
+
+    /// SIGSTOP.
+    pub(crate) fn pause(&self) {
+        self.process.lock().unwrap().as_ref().expect("it runs").signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        self.process.lock().unwrap().as_ref().expect("it runs").signal(Signal::CONT);
+    }
+
+    /// A worker's name.
+    pub(crate) fn id(&self) -> String {
+        assert_eq!(self.role, Role::Worker);
+        fs::read_to_string(self.dir.join("id")).unwrap().trim().to_owned()
+    }
+
+    /// Panics with the end of its log if it should run and does not.
+    pub(crate) fn check_alive(&self) {
+        let ended = self.process.lock().unwrap().as_ref().and_then(Process::exited);
+        if let Some(status) = ended {
+            panic!("{:?} {} ended by itself, {status}:\n{}", self.role, self.port, self.log_tail());
+        }
+    }
+
+    pub(crate) fn log_tail(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+    }
+}

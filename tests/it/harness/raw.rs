@@ -1,0 +1,79 @@
+//! Bytes on a connection, for what no HTTP client would send.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+/// For an answer, or the connection's end, to come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    socket: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Raw {
+    pub(crate) async fn connect(port: u16) -> Self {
+        Self { socket: TcpStream::connect(("127.0.0.1", port)).await.unwrap(), received: Vec::new() }
+    }
+
+    /// Sends bytes; whether the other side still takes them is seen by its answer.
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+        let _ =
+            timeout(PATIENCE, self.socket.write_all(bytes.as_ref())).await.expect("the node takes no more");
+        self
+    }
+
+    /// Ends this side, and keeps listening.
+    pub(crate) async fn finish(&mut self) -> &mut Self {
+        let _ = self.socket.shutdown().await;
+        self
+    }
+
+    /// Reads until a whole head, and body where it tells its length, has come, and gives status and
+    /// text; `None` where the connection ended without an answer.
+    pub(crate) async fn answer(&mut self) -> Option<(u16, String)> {
+        let read = async {
+            loop {
+                if let Some(answer) = self.parsed() {
+                    return Some(answer);
+                }
+                let mut piece = [0; 4096];
+                match self.socket.read(&mut piece).await {
+                    Ok(0) | Err(_) => return None,
+                    Ok(length) => self.received.extend_from_slice(&piece[..length]),
+                }
+            }
+        };
+        timeout(PATIENCE, read).await.expect("neither an answer nor the connection's end")
+    }
+
+    /// Reads until the other side ends the connection.
+    pub(crate) async fn end(&mut self) -> String {
+        let mut rest = Vec::new();
+        // A reset is an end as well.
+        let _ =
+            timeout(PATIENCE, self.socket.read_to_end(&mut rest)).await.expect("the connection stays open");
+        String::from_utf8_lossy(&rest).into_owned()
+    }
+
+    fn parsed(&mut self) -> Option<(u16, String)> {
+        let head_end = self.received.windows(4).position(|bytes| bytes == b"\r\n\r\n")? + 4;
+        let head = String::from_utf8_lossy(&self.received[..head_end]).to_lowercase();
+        let status = head.strip_prefix("http/1.1 ")?.get(..3)?.parse().ok()?;
+        let length =
+            head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse::<usize>().ok());
+        let whole = head_end + length.unwrap_or(0);
+        if self.received.len() < whole {
+            return None;
+        }
+        let answer: Vec<_> = self.received.drain(..whole).collect();
+        Some((status, String::from_utf8_lossy(&answer).into_owned()))
+    }
+}
