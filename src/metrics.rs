@@ -44,7 +44,7 @@ pub const STORE_SYNCS_TOTAL: &str = "quoring_store_syncs_total";
 /// Time spent in them.
 pub const STORE_SYNC_MICROS_TOTAL: &str = "quoring_store_sync_microseconds_total";
 /// The longest of them.
-pub const STORE_SYNC_SECONDS_MAX: &str = "quoring_store_sync_seconds_max";
+pub const STORE_SYNC_MAX_SECONDS: &str = "quoring_store_sync_max_seconds";
 /// Batches applied to the state machines.
 pub const STORE_APPLIES_TOTAL: &str = "quoring_store_applies_total";
 /// Snapshots received and installed.
@@ -168,7 +168,7 @@ pub const METRICS: &[Metric] = &[
         help: "Time spent in syncs of the log.",
     },
     Metric {
-        name: STORE_SYNC_SECONDS_MAX,
+        name: STORE_SYNC_MAX_SECONDS,
         kind: Kind::Gauge,
         unit: Unit::Seconds,
         help: "The longest sync of the log since the start.",

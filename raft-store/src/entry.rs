@@ -231,7 +231,6 @@ pub(crate) fn end(bytes: &impl Buf, what: &'static str) -> Result<(), StoreError
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
 

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use raft_store::types::{Node, TypeConfig, Vote};
 use raft_store::{SnapshotData, StateMachine, Store};
 use tempfile::TempDir;
+use tokio::time::interval;
 
 use crate::common::{Do, Kv, cells, command, open};
 
@@ -25,6 +26,8 @@ mod common;
 
 type Raft = openraft::Raft<TypeConfig, StateMachine<Kv>>;
 type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
+/// Between two looks at something that is waited for.
+const POLL: Duration = Duration::from_millis(50);
 const PATIENCE: Option<Duration> = Some(Duration::from_secs(30));
 
 /// All nodes of the process, by group and node.
@@ -121,13 +124,14 @@ async fn start(network: &Network, group: u64, id: u64, store: &Store) -> Raft {
 /// Writes through whoever leads; gives the reply.
 async fn write(rafts: &[Raft], key: &str, value: &str) -> Vec<u8> {
     let steps = [Do::Put(key.into(), value.into()), Do::Get(key.into())];
+    let mut looks = interval(POLL);
     for _ in 0..200 {
+        looks.tick().await;
         for raft in rafts {
             if let Ok(written) = raft.client_write(command(&steps)).await {
                 return written.data.0[1].to_vec();
             }
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("nobody leads");
 }
@@ -205,7 +209,10 @@ async fn groups_live_through_purge_snapshot_restart_and_drop() {
         store.shutdown().unwrap();
     }
     drop(stores);
-    let stores: Vec<Store> = dirs.iter().map(|dir| reopen(dir.path())).collect();
+    let mut stores = Vec::new();
+    for dir in &dirs {
+        stores.push(reopen(dir.path()).await);
+    }
     assert_eq!(stores[0].groups(), groups);
     for group in groups {
         let mut rafts = Vec::new();
@@ -237,10 +244,12 @@ async fn stop(network: &Network) {
 }
 
 /// The tasks of a Raft instance let go of the store a moment after its shutdown.
-fn reopen(dir: &Path) -> Store {
-    for _ in 0..1000 {
+async fn reopen(dir: &Path) -> Store {
+    let mut looks = interval(POLL);
+    for _ in 0..200 {
+        looks.tick().await;
         match Store::open(common::small(raft_store::Options::at(dir))) {
-            Err(raft_store::StoreError::Locked { .. }) => std::thread::sleep(Duration::from_millis(10)),
+            Err(raft_store::StoreError::Locked { .. }) => {}
             opened => return opened.unwrap(),
         }
     }

@@ -156,7 +156,6 @@ pub(crate) enum Found {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::*;
     use crate::http::ROUTES;
 
     #[test]

@@ -41,7 +41,7 @@ fn read(node: &Node) {
     counter!(name::STORE_LOG_BYTES_TOTAL).absolute(stats.log_bytes_total);
     counter!(name::STORE_SYNCS_TOTAL).absolute(stats.syncs_total);
     counter!(name::STORE_SYNC_MICROS_TOTAL).absolute(stats.sync_us_total);
-    gauge!(name::STORE_SYNC_SECONDS_MAX).set(stats.sync_us_max as f64 / MICROS_PER_SECOND);
+    gauge!(name::STORE_SYNC_MAX_SECONDS).set(stats.sync_us_max as f64 / MICROS_PER_SECOND);
     counter!(name::STORE_APPLIES_TOTAL).absolute(stats.applies_total);
     counter!(name::STORE_SNAPSHOTS_INSTALLED_TOTAL).absolute(stats.installs_total);
     gauge!(name::STORE_BLOCK_CACHE_BYTES).set(stats.block_cache_bytes as f64);
