@@ -254,8 +254,10 @@ impl Links {
         hello::send(&mut tcp, &Welcome::Ok((*me).clone())).await?;
         let (read, write) = tcp.into_split();
         let conn = Conn::start(hello.from.clone(), read, write, self.handler.clone());
-        // Answering on the caller's connection spares making one of our own.
-        if let Some(node) = hello.from.node
+        // Answering on the caller's connection spares making one of our own. Not so before this node
+        // has a number: the caller was not told it, and would not take this node's appends there.
+        if me.node.is_some()
+            && let Some(node) = hello.from.node
             && self.slot(&Peer::Node(node), hello.lane).alive().is_none()
         {
             self.adopt(Peer::Node(node), hello.lane, &conn);
