@@ -76,18 +76,14 @@ fn apply(criterion: &mut Criterion) {
     let state = shard();
     let mut group = criterion.benchmark_group("apply");
     let retry = |number: u64| Some(Retry { key: number.into(), fingerprint: 1 });
-    let commands: [(&str, fn(u64) -> Command); 2] = [
-        ("put", |number| put(number, Condition::Always, None)),
-        ("put if it exists", |number| put(number, Condition::Exists, None)),
-    ];
     group.throughput(Throughput::Elements(1));
-    for (name, command) in commands {
+    for (name, condition) in [("put", Condition::Always), ("put if it exists", Condition::Exists)] {
         group.bench_function(name, |bencher| {
             let mut number = 0;
             bencher.iter_batched(
                 || {
                     number += 1;
-                    command(number)
+                    put(number, condition.clone(), None)
                 },
                 |command| machine::apply(&state, Partitioner::Xxh3, black_box(&command), NOW),
                 BatchSize::SmallInput,

@@ -12,7 +12,7 @@ use super::{
     link::{Link, Values},
     pace::{Pace, Window},
     tally::{Done, Failure, Tally, Traffic},
-    workload::{Generator, Op},
+    workload::{Generator, Kind, Op},
 };
 use crate::{command::MAX_BATCH_BYTES, error::Outcome};
 
@@ -82,11 +82,13 @@ pub(super) struct Lane<'c> {
     link: Link,
     generator: Generator,
     cells: Vec<(u64, usize)>,
+    /// When the first of the failures since the last success was due.
+    failing_since: Option<Instant>,
 }
 
 impl<'c> Lane<'c> {
     pub(super) fn new(common: &'c Common, tally: &'c Mutex<Tally>, link: Link, generator: Generator) -> Self {
-        Self { common, tally, link, generator, cells: Vec::new() }
+        Self { common, tally, link, generator, cells: Vec::new(), failing_since: None }
     }
 
     pub(super) async fn connect(&mut self) -> Result<(), Failure> {
@@ -123,7 +125,6 @@ impl<'c> Lane<'c> {
 
     /// Runs operations until none is due any more.
     pub(super) async fn run(&mut self, window: &Window, pace: &Pace) {
-        let mut failing_since: Option<Instant> = None;
         while let Some(due) = pace.next(window).await {
             let measured = due >= window.measured_from;
             if measured && !self.common.take_op() {
@@ -132,32 +133,45 @@ impl<'c> Lane<'c> {
             let before = self.link.traffic();
             let op = self.generator.next(self.common.there.load(Ordering::Relaxed));
             let result = self.perform(op).await;
-            let end = Instant::now();
             let failed = result.is_err();
-            let latency = end.saturating_duration_since(due);
-            let mut tally = self.tally.lock();
-            tally.look(latency, !failed);
-            if measured {
-                let after = self.link.traffic();
-                let traffic = Traffic {
-                    sent_bytes: after.sent_bytes - before.sent_bytes,
-                    received_bytes: after.received_bytes - before.received_bytes,
-                };
-                tally.record(op.kind(), latency, end, result, traffic);
-                if failed {
-                    failing_since = failing_since.or(Some(due));
-                } else if let Some(since) = failing_since.take() {
-                    tally.longest_outage = tally.longest_outage.max(end.saturating_duration_since(since));
-                }
-            }
-            drop(tally);
+            self.record(op.kind(), due, measured, result, before);
             if failed && matches!(pace, Pace::Closed) {
                 tokio::time::sleep(FAILURE_PAUSE).await;
             }
         }
-        if let Some(since) = failing_since {
+        if let Some(since) = self.failing_since.take() {
             let mut tally = self.tally.lock();
             tally.longest_outage = tally.longest_outage.max(since.elapsed());
+        }
+    }
+
+    /// Counts an operation that has just ended; `before` is what had gone over the link until then.
+    fn record(
+        &mut self,
+        kind: Kind,
+        due: Instant,
+        measured: bool,
+        result: Result<Done, Failure>,
+        before: Traffic,
+    ) {
+        let end = Instant::now();
+        let failed = result.is_err();
+        let latency = end.saturating_duration_since(due);
+        let mut tally = self.tally.lock();
+        tally.look(latency, !failed);
+        if !measured {
+            return;
+        }
+        let after = self.link.traffic();
+        let traffic = Traffic {
+            sent_bytes: after.sent_bytes - before.sent_bytes,
+            received_bytes: after.received_bytes - before.received_bytes,
+        };
+        tally.record(kind, latency, end, result, traffic);
+        if failed {
+            self.failing_since = self.failing_since.or(Some(due));
+        } else if let Some(since) = self.failing_since.take() {
+            tally.longest_outage = tally.longest_outage.max(end.saturating_duration_since(since));
         }
     }
 
