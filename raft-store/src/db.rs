@@ -1,10 +1,11 @@
 //! Opening a directory: the lock, the two RocksDB instances, the format version, the store's id.
 //!
 //! Layout: `LOCK`, `log/` (RocksDB, WAL on), `data/` (RocksDB, WAL off), `snapshot/` (files being
-//! received; emptied at open). The log's records are written last when a store is made, so a crash
-//! in between leaves something that is recognised as unfinished and is made anew.
+//! received; emptied at open). The store's id is written to the lock file last when a store is made,
+//! so a crash in between leaves something that is recognised as unfinished and is made anew.
 
 use std::fs::{self, File, TryLockError};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +18,9 @@ use crate::options::{self, Options};
 
 /// The version of everything this crate writes. A directory of a newer version is not opened.
 pub const FORMAT: u8 = 1;
+
+/// Held locked; its content is the id of a store that was made whole.
+const LOCK_FILE: &str = "LOCK";
 
 const FORMAT_RECORD: &str = "store.format";
 const ID_RECORD: &str = "store.id";
@@ -52,8 +56,17 @@ impl Engines {
         let (log_dir, data_dir, snapshot_dir) = (part("log"), part("data"), dir.join("snapshot"));
         let had_log = !in_memory && log_dir.join("CURRENT").exists();
         let had_data = !in_memory && data_dir.join("CURRENT").exists();
-        if !had_log && !in_memory && holds_records(&data_dir)? {
-            return Err(StoreError::Damaged { dir, what: "its part `log` is missing".to_owned() });
+        // The name in the lock file is written last when a store is made: a part that is missing
+        // without it was never there, and with it has been lost, and acknowledged entries with it.
+        let mut lock = lock;
+        let mut name = String::new();
+        if let Some(lock) = &mut lock {
+            lock.read_to_string(&mut name).map_err(StoreError::file("read", &dir.join(LOCK_FILE)))?;
+        }
+        if let Some(part) = [("log", had_log), ("data", had_data)].iter().find(|(_, had)| !had)
+            && !name.is_empty()
+        {
+            return Err(StoreError::Damaged { dir, what: format!("its part `{}` is missing", part.0) });
         }
 
         let cache = Cache::new_hyper_clock_cache(options.block_cache_bytes.max(options::CACHE_MIN_BYTES), 0);
@@ -61,19 +74,23 @@ impl Engines {
         let data_options = options::data(options, data_env.as_ref(), &cache)?;
         let log = DB::open(&log_options, &log_dir).map_err(StoreError::engine("open the log"))?;
         check_format(&log, LogKey::Meta(FORMAT_RECORD).encode(), &dir)?;
-        let known =
-            log.get(LogKey::Meta(ID_RECORD).encode()).map_err(StoreError::engine("read the store's id"))?;
-        if had_log && !had_data && known.is_some() {
-            return Err(StoreError::Damaged { dir, what: "its part `data` is missing".to_owned() });
-        }
         let data = DB::open(&data_options, &data_dir).map_err(StoreError::engine("open the data"))?;
         check_format(&data, DataKey::Meta(FORMAT_RECORD).encode(), &dir)?;
         let id = identify(&log, &data, &dir)?;
+        if !name.is_empty() && name.trim_end() != id.to_string() {
+            return Err(StoreError::Damaged { dir, what: "its parts are of another store".to_owned() });
+        }
 
         if !in_memory {
             empty_dir(&snapshot_dir)?;
             // The entries `log` and `data` of the directory itself.
             File::open(&dir).and_then(|file| file.sync_all()).map_err(StoreError::file("sync", &dir))?;
+        }
+        if let Some(lock) = &mut lock
+            && name.is_empty()
+        {
+            let written = writeln!(lock, "{id}").and_then(|()| lock.sync_all());
+            written.map_err(StoreError::file("write", &dir.join(LOCK_FILE)))?;
         }
         Ok(Engines {
             id,
@@ -94,10 +111,11 @@ fn memory() -> Result<Env, StoreError> {
 
 fn lock(dir: &Path) -> Result<File, StoreError> {
     fs::create_dir_all(dir).map_err(StoreError::file("create the directory", dir))?;
-    let path = dir.join("LOCK");
+    let path = dir.join(LOCK_FILE);
     let file = File::options()
         .create(true)
         .truncate(false)
+        .read(true)
         .write(true)
         .open(&path)
         .map_err(StoreError::file("open", &path))?;
@@ -106,16 +124,6 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked { dir: dir.to_owned() }),
         Err(TryLockError::Error(error)) => Err(StoreError::file("lock", &path)(error)),
     }
-}
-
-/// True if a data instance without a log is more than the start of a new store.
-fn holds_records(data_dir: &Path) -> Result<bool, StoreError> {
-    if !data_dir.join("CURRENT").exists() {
-        return Ok(false);
-    }
-    let data = DB::open_for_read_only(&rocksdb::Options::default(), data_dir, false)
-        .map_err(StoreError::engine("open the data"))?;
-    holds_any(&data, &DataKey::Record(0).encode(), DataKey::cells_end())
 }
 
 fn holds_any(db: &DB, from: &[u8], to: Vec<u8>) -> Result<bool, StoreError> {

@@ -109,6 +109,8 @@ async fn parts_of_two_stores_are_refused() {
     fs::remove_dir_all(a.path().join("log")).unwrap();
     assert!(matches!(Store::open(Options::at(a.path())), Err(StoreError::Damaged { .. })));
     fs::remove_dir_all(a.path().join("data")).unwrap();
+    assert!(matches!(Store::open(Options::at(a.path())), Err(StoreError::Damaged { .. })));
+    fs::remove_file(a.path().join("LOCK")).unwrap();
     assert!(open(a.path()).groups().is_empty());
 }
 
@@ -121,6 +123,7 @@ fn an_unfinished_store_is_made_anew() {
     log.delete(b"\0store.id").unwrap();
     log.delete(b"\0store.format").unwrap();
     drop(log);
+    fs::write(dir.path().join("LOCK"), "").unwrap();
     let id = open(dir.path()).id();
     assert_eq!(open(dir.path()).id(), id);
     let dir = TempDir::new().unwrap();

@@ -19,6 +19,9 @@ const CLIENTS: u64 = 10;
 /// Operations with a known outcome between two faults.
 const BETWEEN: u64 = 150;
 
+/// The same while a node is paused: a client that has picked it waits out its patience.
+const WHILE_PAUSED: u64 = 30;
+
 struct Running {
     recorder: Arc<Recorder>,
     stop: Arc<AtomicBool>,
@@ -42,7 +45,11 @@ impl Running {
     }
 
     async fn until_more(&self) {
-        let wanted = self.recorder.told() + BETWEEN;
+        self.until(BETWEEN).await;
+    }
+
+    async fn until(&self, more: u64) {
+        let wanted = self.recorder.told() + more;
         eventually("clients are answered", HEAL, async || {
             // A client that panicked has seen an answer that no contract knows.
             assert!(self.clients.iter().all(|client| !client.is_finished()), "a client ended");
@@ -84,7 +91,7 @@ async fn paused_leaders_and_graceful_stops() {
     for round in 0..2 {
         let (leader, _) = cluster.leader_and_followers(&format!("history-{round}")).await;
         leader.pause();
-        running.until_more().await;
+        running.until(WHILE_PAUSED).await;
         // It wakes up as one who believes to lead.
         leader.resume();
         cluster.until_whole().await;
