@@ -25,7 +25,7 @@ async fn wrong_arguments_are_named() {
         (&[], "subcommand"),
         (&["get"], "NAME"),
         (&["get", "a", "b"], "KEY"),
-        (&["put", "a"], "NAME"),
+        (&["put", "a"], "2 values"),
         (&["up", "--fast"], "--fast"),
         (&["get", "a", "--server", "ftp://x"], "server"),
     ] {

@@ -17,7 +17,7 @@ const KEYS: usize = 8;
 const CLIENTS: u64 = 10;
 
 /// Operations with a known outcome between two faults.
-const BETWEEN: u64 = 150;
+const BETWEEN: u64 = 200;
 
 struct Running {
     recorder: Arc<Recorder>,
