@@ -382,7 +382,13 @@ impl Router {
                         }
                         return Ok(done);
                     }
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        // Who took the work and was not heard of again may lead no more.
+                        if error.outcome() == Outcome::Unknown {
+                            self.note_leader(group, None);
+                        }
+                        return Err(error);
+                    }
                 }
                 tried += 1;
             }

@@ -17,7 +17,7 @@ const KEYS: usize = 8;
 const CLIENTS: u64 = 10;
 
 /// Operations with a known outcome between two faults.
-const BETWEEN: u64 = 150;
+const BETWEEN: u64 = 200;
 
 /// The same while a node is paused: a client that has picked it waits out its patience.
 const WHILE_PAUSED: u64 = 30;
