@@ -262,7 +262,8 @@ pub fn install() -> Result<PrometheusHandle, InstallError> {
     let upkeep = handle.clone();
     thread::Builder::new().name("metrics-upkeep".into()).spawn(move || {
         loop {
-            thread::sleep(UPKEEP_INTERVAL);
+            // Nobody unparks it: this is the interval, or now and then a little less.
+            thread::park_timeout(UPKEEP_INTERVAL);
             upkeep.run_upkeep();
         }
     })?;

@@ -135,10 +135,13 @@ impl Transfer<'_> {
     }
 }
 
+/// What is transferred, and by whom.
+type Transferred = (GroupId, NodeId);
+
 /// The transfers that this node receives.
 pub(super) struct Arrivals {
     store: Store,
-    current: Arc<Mutex<HashMap<(GroupId, NodeId), Arc<Arrival>>>>,
+    current: Mutex<HashMap<Transferred, Arc<Arrival>>>,
 }
 
 struct Arrival {
@@ -149,7 +152,7 @@ struct Arrival {
 
 impl Arrivals {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, current: Arc::default() }
+        Self { store, current: Mutex::default() }
     }
 
     /// Takes a sender's call.
@@ -176,7 +179,7 @@ impl Arrivals {
         }
     }
 
-    fn begin(&self, key: (GroupId, NodeId), body: &[u8]) -> Answer<Next> {
+    fn begin(&self, key: Transferred, body: &[u8]) -> Answer<Next> {
         let begin: Begin = wire::read(body).map_err(|malformed| malformed.to_string())?;
         let mut current = self.current.lock();
         current.retain(|_, arrival| arrival.touched.lock().elapsed() < ARRIVAL_IDLE);

@@ -73,6 +73,9 @@ pub trait Handler: Send + Sync + 'static {
     fn dispatch(&self, from: &Arc<Conn>, method: u8, body: Bytes, reply: Reply);
 }
 
+/// Where the answer of a call goes.
+type Waiter = oneshot::Sender<Result<Bytes, CallError>>;
+
 /// An established connection.
 pub struct Conn {
     id: u64,
@@ -82,7 +85,7 @@ pub struct Conn {
     inbound_calls: AtomicUsize,
     next_id: AtomicU64,
     /// `None` once the connection is closed.
-    waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Result<Bytes, CallError>>>>>,
+    waiting: Mutex<Option<HashMap<u64, Waiter>>>,
     /// Frames received, to tell silence from a quiet peer.
     received: AtomicU64,
     closed: watch::Sender<bool>,

@@ -207,7 +207,7 @@ pub fn write(group: GroupId, deadline: Instant, command: &Bytes) -> Bytes {
     out.freeze()
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 pub fn read_write(mut body: Bytes) -> Result<(GroupId, Instant, Bytes), Error> {
     let deadline = take_deadline(&mut body)?;
     if body.len() < 8 {
