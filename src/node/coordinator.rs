@@ -60,7 +60,7 @@ pub(super) async fn run(node: Arc<Node>, mut peers: Vec<Address>) -> anyhow::Res
     tokio::spawn(follow_map(node.clone()));
     let initialized = group.is_initialized().await?;
     if initialized {
-        node.set_directory_from_members(&group);
+        node.add_members(&group);
     } else if place == 0 {
         found(&node, &group, &peers).await?;
     } else {
@@ -104,7 +104,7 @@ async fn found(node: &Arc<Node>, group: &Group, peers: &[Address]) -> anyhow::Re
                 let members = coordinators
                     .iter()
                     .map(|(id, c)| (*id, raft_store::types::Node { addr: c.addr.clone(), store: c.store.0 }));
-                node.set_directory_of(&coordinators);
+                node.add_coordinators(&coordinators);
                 group.initialize(members.collect()).await?;
                 return Ok(());
             }
@@ -122,7 +122,7 @@ async fn found(node: &Arc<Node>, group: &Group, peers: &[Address]) -> anyhow::Re
 async fn await_founding(node: Arc<Node>, group: Arc<Group>, peers: Vec<Address>) {
     while !node.is_stopping() {
         if matches!(group.is_initialized().await, Ok(true) | Err(_)) {
-            node.set_directory_from_members(&group);
+            node.add_members(&group);
             return;
         }
         for peer in others(&peers, &node) {

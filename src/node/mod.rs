@@ -2,6 +2,7 @@
 //! and the front-end, plays its role, and stops all of it in order.
 
 use std::{
+    collections::BTreeMap,
     future::pending,
     net::SocketAddr,
     sync::{
@@ -165,18 +166,15 @@ impl Node {
         self.links.set_directory(workers.chain(coordinators).collect());
     }
 
-    fn set_directory_of(&self, coordinators: &std::collections::BTreeMap<NodeId, Coordinator>) {
-        self.links
-            .set_directory(coordinators.iter().map(|(id, c)| (*id, (c.addr.clone(), c.store))).collect());
+    fn add_coordinators(&self, coordinators: &BTreeMap<NodeId, Coordinator>) {
+        let coordinators = coordinators.iter().map(|(id, c)| (*id, (c.addr.clone(), c.store)));
+        self.links.add_to_directory(&coordinators.collect());
     }
 
-    /// Where the coordinators are, by their group's membership, until there is a map.
-    fn set_directory_from_members(&self, group: &Group) {
-        if self.router.map().is_none() {
-            let members = group.members().into_iter();
-            self.links
-                .set_directory(members.map(|(id, node)| (id, (node.addr, StoreId(node.store)))).collect());
-        }
+    /// Where the coordinators are, by their group's membership, as long as no map says.
+    fn add_members(&self, group: &Group) {
+        let members = group.members().into_iter().map(|(id, node)| (id, (node.addr, StoreId(node.store))));
+        self.links.add_to_directory(&members.collect());
     }
 
     /// Asks this worker to join the cluster of these coordinators.

@@ -136,6 +136,18 @@ impl Links {
         });
     }
 
+    /// Adds nodes of which the directory knows nothing yet. What it knows is newer: it came from the
+    /// map, and this may come late.
+    pub fn add_to_directory(&self, nodes: &Directory) {
+        self.directory.rcu(|known| {
+            let mut directory = Directory::clone(known);
+            for (node, place) in nodes {
+                directory.entry(*node).or_insert_with(|| place.clone());
+            }
+            directory
+        });
+    }
+
     /// Where the others are.
     pub fn directory(&self) -> Arc<Directory> {
         self.directory.load_full()

@@ -92,11 +92,7 @@ async fn a_write_without_a_body_or_with_a_coded_one() {
 
 #[tokio::test]
 async fn bodies_in_memory_are_bounded_and_slow_ones_end() {
-    let spec = Spec {
-        settings: "ping_interval = \"500ms\"
-request_timeout = \"2s\"",
-        ..Spec::one()
-    };
+    let spec = Spec { settings: "ping_interval = \"500ms\"\nrequest_timeout = \"6s\"", ..Spec::one() };
     let cluster = Cluster::start("bounds", spec).await;
     let node = cluster.worker(0).http();
     // Each declares 8 MiB and sends a little: 256 MiB are held by 32 of them.

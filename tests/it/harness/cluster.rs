@@ -8,7 +8,7 @@ use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use super::{HEAL, Http, Node, Role, START, Spec, Workdir, eventually, free_port};
 
 /// Clusters that a test has for itself, at once: each is up to six processes that sync to one disk.
-const PRIVATE_CLUSTERS: usize = 1;
+const PRIVATE_CLUSTERS: usize = 2;
 
 static PRIVATE: Semaphore = Semaphore::const_new(PRIVATE_CLUSTERS);
 
