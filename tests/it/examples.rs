@@ -18,7 +18,8 @@ fn examples(document: &str) -> Vec<Example> {
     let mut blocks = Vec::new();
     let mut lines = document.lines().enumerate();
     while let Some((number, line)) = lines.next() {
-        let Some(kind) = line.strip_prefix("```").filter(|kind| ["sh test", "text expect"].contains(kind)) else {
+        let Some(kind) = line.strip_prefix("```").filter(|kind| ["sh test", "text expect"].contains(kind))
+        else {
             continue;
         };
         let block: Vec<_> = lines.by_ref().map(|(_, line)| line).take_while(|line| *line != "```").collect();
@@ -60,9 +61,10 @@ fn judge(expected: &str, answer: &str) -> Result<(), String> {
     }
     for header in wanted {
         let (name, value) = header.split_once(": ").ok_or_else(|| format!("{header:?} is no header"))?;
-        let found = head.lines().filter_map(|line| line.split_once(": ")).any(|(other, found)| {
-            other.eq_ignore_ascii_case(name) && fits(value, found)
-        });
+        let found = head
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .any(|(other, found)| other.eq_ignore_ascii_case(name) && fits(value, found));
         if !found {
             return Err(format!("header {header:?} is missing in {head}"));
         }
