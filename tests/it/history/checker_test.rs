@@ -150,12 +150,13 @@ fn real(operations: usize) -> impl Strategy<Value = Vec<Entry>> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
+    // Checking is exponential in the calls that overlap, and those here overlap at random: a longer
+    // history would now and then take minutes.
     #[test]
-    fn a_real_register_is_accepted(history in real(60)) {
+    fn a_real_register_is_accepted(history in real(16)) {
         prop_assert_eq!(check(&history), Verdict::Linearizable);
     }
 
-    // To reject, every order must be tried: so the histories are short.
     #[test]
     fn a_value_that_was_never_written_is_rejected(history in real(16), at in 0..100_000u64) {
         let mut history = history;
