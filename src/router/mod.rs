@@ -25,7 +25,6 @@ use tokio::{
 use crate::{
     command::{Answer, Command, Query, Reply},
     consensus::host::Host,
-    coordinator::status::Cluster,
     error::{Error, Outcome},
     ids::{Epoch, GroupId, NodeId, Position, WorkerId},
     peer::{CallError, Lane, Links, Peer},
@@ -36,6 +35,7 @@ use crate::{
 };
 
 pub mod calls;
+mod cluster;
 pub mod local;
 
 use calls::{ClusterAnswer, ClusterCall};
@@ -256,94 +256,6 @@ impl Router {
         failed.map_or(Ok(false), Err)
     }
 
-    /// Asks the coordinator that leads.
-    pub async fn coordinate(&self, call: ClusterCall, deadline: Instant) -> Result<ClusterAnswer, Error> {
-        let mut pause = FIRST_PAUSE;
-        let mut last = Error::Unavailable("no coordinator answers".into());
-        let mut turn = 0;
-        while Instant::now() < deadline {
-            match self.0.coordination.answer(call.clone(), deadline).await {
-                Err(Error::NotLeader { leader: Some(leader) })
-                    if leader.0 != self.0.me.load(Ordering::Relaxed) =>
-                {
-                    *self.0.coordinator.write() = Some(Peer::Node(leader));
-                }
-                Err(Error::NotLeader { .. }) => {}
-                result => return result,
-            }
-            let hint = self.0.coordinator.read().clone();
-            let peer = match hint {
-                Some(peer) => peer,
-                None => match self.nth_coordinator(turn) {
-                    Some(peer) => peer,
-                    None => break,
-                },
-            };
-            turn += 1;
-            match self.ask_coordinator(&peer, &call, deadline).await {
-                Err(Error::NotLeader { leader: Some(leader) }) if Peer::Node(leader) != peer => {
-                    *self.0.coordinator.write() = Some(Peer::Node(leader));
-                    continue;
-                }
-                Err(error @ (Error::NotLeader { .. } | Error::Unavailable(_))) => {
-                    *self.0.coordinator.write() = None;
-                    if !matches!(error, Error::NotLeader { .. }) {
-                        last = error;
-                    }
-                }
-                result => {
-                    *self.0.coordinator.write() = Some(peer);
-                    return result;
-                }
-            }
-            pause = rest(pause, deadline).await;
-        }
-        Err(last)
-    }
-
-    /// Asks one coordinator, whoever leads.
-    pub async fn ask_coordinator(
-        &self,
-        peer: &Peer,
-        call: &ClusterCall,
-        deadline: Instant,
-    ) -> Result<ClusterAnswer, Error> {
-        let body = calls::cluster(deadline, call);
-        let answer = self.call(peer, calls::method::CLUSTER, body, deadline).await?;
-        calls::decode_cluster(&answer)
-    }
-
-    /// Registers or renews a worker that only pings.
-    pub async fn ping(&self, id: WorkerId, addr: String, deadline: Instant) -> Result<(), Error> {
-        self.coordinate(ClusterCall::Ping { id, addr }, deadline).await?.done()
-    }
-
-    /// The active workers, by id.
-    pub async fn workers(&self, deadline: Instant) -> Result<Vec<ActiveWorker>, Error> {
-        match self.coordinate(ClusterCall::Workers, deadline).await? {
-            ClusterAnswer::Workers(workers) => Ok(workers),
-            other => Err(other.unexpected()),
-        }
-    }
-
-    /// The state of the whole cluster, as `GET /cluster` shows it.
-    pub async fn cluster(&self, deadline: Instant) -> Result<Cluster, Error> {
-        match self.coordinate(ClusterCall::Status, deadline).await? {
-            ClusterAnswer::Status(cluster) => Ok(*cluster),
-            other => Err(other.unexpected()),
-        }
-    }
-
-    /// Sets or clears the wish that everything be moved off a worker.
-    pub async fn drain(&self, id: WorkerId, draining: bool, deadline: Instant) -> Result<(), Error> {
-        self.coordinate(ClusterCall::Drain { id, draining }, deadline).await?.done()
-    }
-
-    /// Takes a worker out for good.
-    pub async fn remove(&self, id: WorkerId, deadline: Instant) -> Result<(), Error> {
-        self.coordinate(ClusterCall::Remove { id }, deadline).await?.done()
-    }
-
     /// Tries the replicas of a shard, the leader first, until one answers or the deadline comes.
     async fn attempt(&self, target: Target<'_>, work: &Work, deadline: Instant) -> Result<Done, Error> {
         let mut pause = FIRST_PAUSE;
@@ -478,26 +390,8 @@ impl Router {
             Err(error @ (CallError::Broken | CallError::Timeout)) => Err(Error::Unknown(error.to_string())),
         }
     }
-
-    fn nth_coordinator(&self, turn: usize) -> Option<Peer> {
-        let me = NodeId(self.0.me.load(Ordering::Relaxed));
-        let mut peers: Vec<Peer> = match self.map() {
-            Some(map) => map.coordinators.keys().filter(|id| **id != me).map(|id| Peer::Node(*id)).collect(),
-            None => Vec::new(),
-        };
-        if peers.is_empty() {
-            peers = self.0.seeds.read().clone();
-        }
-        (!peers.is_empty()).then(|| peers[turn % peers.len()].clone())
-    }
 }
 
 fn no_shards() -> Error {
     Error::Unavailable("the cluster has no shards yet: it needs a coordinator and a worker".into())
-}
-
-/// Waits a little longer each time, never past the deadline.
-async fn rest(pause: Duration, deadline: Instant) -> Duration {
-    tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
-    (pause * 2).min(LONGEST_PAUSE)
 }
