@@ -2,8 +2,9 @@
 
 use std::{
     collections::HashMap,
+    future::ready,
     sync::Arc,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -70,7 +71,9 @@ impl Sessions {
         let mut appending: Appending = Box::pin(append(raft.clone(), request));
         // The first poll puts the request into the group's channel, or in line for it: so the order
         // of arrival is the order in which the group gets them. Whoever polls next is woken.
-        let _ = appending.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(answer) = appending.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            appending = Box::pin(ready(answer));
+        }
         place.send((appending, reply));
     }
 }

@@ -71,9 +71,20 @@ request_timeout = \"1s\"",
     for key in 0..20 {
         cluster.any().put(format!("/kv/dead-{key}"), "before").await.is(200);
     }
+    // A majority is enough for an answer; the survivor need not be of it.
+    let survivor = cluster.worker(2).http();
+    eventually("the survivor has every write", HEAL, async || {
+        for key in 0..20 {
+            let stale = survivor.get(format!("/kv/dead-{key}?consistency=stale")).await;
+            if stale.status != 200 {
+                return Err(stale.text());
+            }
+        }
+        Ok(())
+    })
+    .await;
     cluster.worker(0).kill();
     cluster.worker(1).kill();
-    let survivor = cluster.worker(2).http();
     let mut refused = 0;
     for node in cluster.nodes.iter().filter(|node| node.is_up()).map(Node::http) {
         for key in 0..4 {
