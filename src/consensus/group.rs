@@ -18,6 +18,7 @@ use raft_store::{
 use tokio::time::Instant;
 
 use super::{
+    freshness::Freshness,
     proposer::Proposer,
     reads::Reads,
     receive::Sessions,
@@ -41,6 +42,7 @@ pub struct Group {
     pub(super) raft: Raft,
     pub(super) sessions: Sessions,
     pub(super) gone: GoneHint,
+    pub(super) freshness: Freshness,
     partitioner: Option<Partitioner>,
     reader: Reader,
     proposer: Proposer,
@@ -92,7 +94,18 @@ impl Group {
     ) -> Self {
         let proposer = Proposer::start(raft.clone());
         let reads = Reads::start(raft.clone());
-        Self { id, me, raft, sessions: Sessions::default(), gone, partitioner, reader, proposer, reads }
+        Self {
+            id,
+            me,
+            raft,
+            sessions: Sessions::default(),
+            gone,
+            freshness: Freshness::default(),
+            partitioner,
+            reader,
+            proposer,
+            reads,
+        }
     }
 
     /// Its number.
@@ -120,6 +133,11 @@ impl Group {
 
     /// Returns once what [`Group::reader`] shows reflects every write acknowledged before this call.
     pub async fn read_barrier(&self, deadline: Instant) -> Result<(), Error> {
+        self.read_index(deadline).await.map(drop)
+    }
+
+    /// The same, and an index that everything acknowledged before this call is at or below.
+    pub(super) async fn read_index(&self, deadline: Instant) -> Result<u64, Error> {
         self.reads.barrier(deadline).await
     }
 
@@ -133,13 +151,30 @@ impl Group {
         self.partitioner
     }
 
-    /// How old the applied state may be, where that is known: at the leader, the time since a
-    /// majority last confirmed it, as nobody else can have committed anything before that.
-    pub fn staleness(&self) -> Option<Duration> {
-        self.metrics(|metrics| {
-            let leads = metrics.state == ServerState::Leader;
-            metrics.last_quorum_acked.filter(|_| leads).map(|acked| acked.elapsed())
-        })
+    /// A moment by which every acknowledged write is in what [`Group::reader`] shows from now on, where
+    /// one is known.
+    ///
+    /// At the leader it is when a majority last confirmed it, as nobody else can have acknowledged
+    /// anything before that, and what it acknowledged itself it had applied. What leaders before it
+    /// acknowledged comes before its first own entry in the log, so that has to be applied. A leader
+    /// that is the only voter needs nobody's word. A follower has asked the leader
+    /// ([`super::freshness`]).
+    pub fn as_of(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let (applied, led) = self.metrics(|metrics| {
+            let applied = metrics.last_applied.as_ref();
+            let own = applied.is_some_and(|id| id.committed_leader_id().term == metrics.current_term);
+            let leads = metrics.state == ServerState::Leader && own;
+            let alone = metrics.membership_config.membership().voter_ids().eq([self.me.0]);
+            // By its age, counted from a moment ago: no later than it was.
+            let acked = metrics.last_quorum_acked.and_then(|acked| now.checked_sub(acked.elapsed()));
+            let led = if alone { Some(now) } else { acked };
+            (applied.map_or(0, |id| id.index), led.filter(|_| leads))
+        });
+        if let Some(led) = led {
+            self.freshness.note(led);
+        }
+        self.freshness.as_of(applied)
     }
 
     /// Who belongs to the group, by its latest membership.

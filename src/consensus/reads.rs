@@ -29,7 +29,7 @@ const MAX_WAITING_READS: usize = 65_536;
 /// it, as the round began before the read; with two, it need not wait for that round to end either.
 const MAX_ROUNDS: usize = 2;
 
-type Waiter = oneshot::Sender<Result<(), Error>>;
+type Waiter = oneshot::Sender<Result<u64, Error>>;
 
 /// Hands reads to a group's reader; cheap to clone.
 #[derive(Clone)]
@@ -47,8 +47,9 @@ impl Reads {
         Self { queue, waiting }
     }
 
-    /// Returns once the local state reflects every write acknowledged before this call.
-    pub(super) async fn barrier(&self, deadline: Instant) -> Result<(), Error> {
+    /// Returns once the local state reflects every write acknowledged before this call: they are at
+    /// or below the index that is returned.
+    pub(super) async fn barrier(&self, deadline: Instant) -> Result<u64, Error> {
         if self.waiting.load(Ordering::Relaxed) >= MAX_WAITING_READS {
             return Err(Error::Busy("reads waiting for this shard".into()));
         }
@@ -90,9 +91,9 @@ async fn run(raft: Raft, mut queue: mpsc::UnboundedReceiver<Waiter>, waiting: Ar
     while rounds.next().await.is_some() {}
 }
 
-async fn prove(raft: &Raft) -> Result<(), Error> {
+async fn prove(raft: &Raft) -> Result<u64, Error> {
     match raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-        Ok(_) => Ok(()),
+        Ok(read) => Ok(read.index()),
         Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
             Err(Error::NotLeader { leader: forward.leader_id.map(NodeId) })
         }

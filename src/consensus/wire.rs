@@ -25,6 +25,9 @@ pub(super) mod method {
     pub(crate) const SNAPSHOT_CHUNK: u8 = 7;
     /// The end of a snapshot; answered with a `SnapshotResponse` when it is installed.
     pub(crate) const SNAPSHOT_END: u8 = 8;
+    /// Up to which index everything is committed; answered with that index by the leader, once a
+    /// majority has confirmed that it leads.
+    pub(crate) const READ_INDEX: u8 = 9;
 
     /// The highest method of this layer; those above belong to the layers above.
     pub(crate) const LAST: u8 = 15;

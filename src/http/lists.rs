@@ -20,7 +20,7 @@ use super::{
     limits::{DEFAULT_PAGE_ROWS, MAX_PAGE_ROWS, MAX_SHARDS_ASKED, MAX_STREAMS},
     params::Params,
     request::Call,
-    response::{self, Body, Response, STALENESS},
+    response::{self, Body, Response},
     scan::{self, Selection},
     values::RowJson,
 };
@@ -58,11 +58,11 @@ enum List {
     Tables(Consistency),
 }
 
-/// A page of any list: its lines, where to go on, and how old it may be.
+/// A page of any list: its lines, where to go on, and as of when it is, where it is stale.
 struct Lines {
     lines: Vec<Line>,
     next: Option<Cursor>,
-    staleness_ms: Option<u64>,
+    as_of: Option<Instant>,
 }
 
 /// A thing in a list.
@@ -132,11 +132,7 @@ impl List {
                 return Err(Problem::missing(Missing::Table));
             }
         }
-        Ok(Lines {
-            lines: page.rows.into_iter().map(line).collect(),
-            next: page.next,
-            staleness_ms: page.staleness_ms,
-        })
+        Ok(Lines { lines: page.rows.into_iter().map(line).collect(), next: page.next, as_of: page.as_of })
     }
 }
 
@@ -170,11 +166,7 @@ async fn serve(call: Call, list: List) -> Result<Response, Problem> {
         (List::Tables(_), None) => json!({ list.member(): lines.lines }),
         (_, next) => json!({ list.member(): lines.lines, "next": next }),
     };
-    let mut answer = response::json(&body)?;
-    if let Some(staleness_ms) = lines.staleness_ms {
-        answer.headers_mut().insert(STALENESS, HeaderValue::from(staleness_ms));
-    }
-    Ok(answer)
+    Ok(response::aged(response::json(&body)?, lines.as_of))
 }
 
 /// A stream between two of its pages.
@@ -266,11 +258,11 @@ async fn tables_page(
     };
     let mut asked = stream::iter(groups).map(ask).buffer_unordered(MAX_SHARDS_ASKED);
     let mut names = BTreeSet::new();
-    let mut staleness_ms = Some(0);
+    let mut as_of = (consistency == Consistency::Stale).then(Instant::now);
     while let Some(served) = asked.try_next().await? {
         let Answer::Tables(tables) = served.answer else { return Err(Problem::unexpected_answer()) };
         names.extend(tables);
-        staleness_ms = scan::older(staleness_ms, served.staleness_ms);
+        as_of = scan::older(as_of, served.as_of);
         while names.len() > limit as usize + 1 {
             names.pop_last();
         }
@@ -280,7 +272,7 @@ async fn tables_page(
         names.pop_last();
     }
     let next = names.last().filter(|_| more).map(|name| Cursor { position: 0, name: name.clone() });
-    Ok(Lines { lines: names.into_iter().map(Line::Table).collect(), next, staleness_ms })
+    Ok(Lines { lines: names.into_iter().map(Line::Table).collect(), next, as_of })
 }
 
 /// Whether the client takes a stream of lines (RFC 9110, section 12.5.1; a weight of 0 is a no).
