@@ -90,7 +90,7 @@ fn statuses(route: &Route, operation: &Operation) -> Vec<u16> {
         statuses.push(429);
     }
     if operation.takes != Takes::Nothing {
-        statuses.extend([408, 411, 413, 415, 429]);
+        statuses.extend([408, 411, 413, 415, 429, 501]);
     }
     if operation.params.contains(&Param::Retry) {
         statuses.extend([409, 422]);

@@ -15,3 +15,4 @@ mod retries;
 mod rows;
 mod scans;
 mod stale;
+mod statuses;
