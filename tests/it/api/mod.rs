@@ -8,6 +8,7 @@ mod expiry;
 mod flat_keys;
 mod membership;
 mod message;
+mod million;
 mod names;
 mod observing;
 mod openapi;
