@@ -9,7 +9,7 @@ use hyper::{
     HeaderMap, StatusCode,
     header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
 };
-use serde::Serialize;
+use serde::{Serialize, ser::SerializeMap as _};
 use serde_json::json;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
@@ -63,6 +63,25 @@ struct Lines {
     lines: Vec<Line>,
     next: Option<Cursor>,
     as_of: Option<Instant>,
+}
+
+/// A page as JSON shows it.
+struct PageJson<'a> {
+    member: &'static str,
+    lines: &'a [Line],
+    /// `Some(None)` is shown as `null`.
+    next: Option<Option<String>>,
+}
+
+impl Serialize for PageJson<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut members = serializer.serialize_map(None)?;
+        members.serialize_entry(self.member, self.lines)?;
+        if let Some(next) = &self.next {
+            members.serialize_entry("next", next)?;
+        }
+        members.end()
+    }
 }
 
 /// A thing in a list.
@@ -162,11 +181,9 @@ async fn serve(call: Call, list: List) -> Result<Response, Problem> {
     let lines = list.page(call.backend(), after, limit.unwrap_or(page_rows), call.deadline).await?;
     let next = lines.next.map(|cursor| cursor.encode(&list.name()));
     // The list of tables has a `next` only where it is not whole.
-    let body = match (&list, next) {
-        (List::Tables(_), None) => json!({ list.member(): lines.lines }),
-        (_, next) => json!({ list.member(): lines.lines, "next": next }),
-    };
-    Ok(response::aged(response::json(&body)?, lines.as_of))
+    let shows_next = next.is_some() || !matches!(list, List::Tables(_));
+    let page = PageJson { member: list.member(), lines: &lines.lines, next: shows_next.then_some(next) };
+    Ok(response::aged(response::json(&page)?, lines.as_of))
 }
 
 /// A stream between two of its pages.

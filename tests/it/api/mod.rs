@@ -15,5 +15,6 @@ mod openapi;
 mod retries;
 mod rows;
 mod scans;
+mod schema;
 mod stale;
 mod statuses;
