@@ -202,7 +202,7 @@ fn headers(operation: &Operation, status: u16, gives: Gives) -> serde_json::Map<
 
 impl Param {
     fn describe(self) -> Value {
-        let text = || json!({ "type": "string" });
+        let cursor = || json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]+$" });
         // Empty is as if not given.
         let bound = || json!({ "type": "string", "maxLength": MAX_NAME_BYTES });
         let tags =
@@ -222,7 +222,9 @@ impl Param {
                 json!({ "enum": ["linearizable", "stale"], "default": "linearizable" }),
                 "'stale' may be answered by any replica, even without a majority.",
             ),
-            Param::Cursor => ("cursor", "query", false, text(), "The 'next' of the page before, unchanged."),
+            Param::Cursor => {
+                ("cursor", "query", false, cursor(), "The 'next' of the page before, unchanged.")
+            }
             Param::From => ("from", "query", false, bound(), "The least name, inclusive."),
             Param::Id => ("id", "query", true, schemas::worker_id(), "The worker's id."),
             Param::IfMatch => ("If-Match", "header", false, tags(), "'*', or a list of ETags."),

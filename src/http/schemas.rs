@@ -269,11 +269,12 @@ fn base64() -> Value {
 fn operations() -> Value {
     let mut kinds = Vec::new();
     for named in [vec![("key", name())], vec![("table", name()), ("row", name()), ("column", name())]] {
-        let version = ("if_version", json!({ "type": "integer", "minimum": 0, "maximum": i64::MAX }));
+        let version =
+            ("if_version", json!({ "type": ["integer", "null"], "minimum": 0, "maximum": i64::MAX }));
         for value in [("value", json!({ "type": "string" })), ("base64", base64())] {
             let mut put = vec![("op", json!({ "const": "put" })), value, version.clone()];
-            put.push(("content_type", json!({ "type": "string", "pattern": "^[ -~]{0,1024}$" })));
-            put.push(("ttl", json!({ "type": "string", "pattern": TTL })));
+            put.push(("content_type", json!({ "type": ["string", "null"], "pattern": "^[ -~]{0,1024}$" })));
+            put.push(("ttl", json!({ "type": ["string", "null"], "pattern": TTL })));
             put.extend(named.clone());
             kinds.push(object(&put, &["if_version", "content_type", "ttl"]));
         }
@@ -284,12 +285,16 @@ fn operations() -> Value {
     json!({ "type": "array", "maxItems": MAX_BATCH_OPS, "items": { "anyOf": kinds } })
 }
 
+/// The body of a message; members that it does not know are ignored.
 fn message() -> Value {
-    let kind = |kinds: &[&str]| ("type", json!({ "enum": kinds }));
+    let kind = |kinds: &[&str]| json!({ "enum": kinds });
     json!({
+        "type": "object",
+        "properties": { "key": name(), "value": { "type": ["string", "null"] } },
+        "required": ["type", "key"],
         "anyOf": [
-            object(&[kind(&["GET", "DELETE"]), ("key", name())], &[]),
-            object(&[kind(&["SET"]), ("key", name()), ("value", json!({ "type": "string" }))], &[]),
+            { "properties": { "type": kind(&["GET", "DELETE"]) } },
+            { "properties": { "type": kind(&["SET"]), "value": text() }, "required": ["value"] },
         ],
     })
 }
