@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future::join_all, stream};
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -29,6 +29,9 @@ const RECEIVE_BUFFER: u32 = 16 << 10;
 /// The most that a process may grow by while it sends or receives the whole table, bytes. A page
 /// takes a few MiB, RocksDB's cache [`CACHE`], and the allocator keeps some of what was freed.
 const GROWTH: u64 = 32 << 20;
+
+/// The most streams that a node sends at once.
+const STREAMS: usize = 64;
 
 /// Small, so that the caches are full before memory is first looked at.
 const CACHE: &[&str] = &["--cache=8MiB"];
@@ -133,6 +136,19 @@ fn check_growth(before: &[u64], after: &[u64]) {
     }
 }
 
+/// Streams that nobody reads hold their places; one more is refused, until there is a place again.
+async fn check_bound(node: Http) {
+    let streams = join_all((0..STREAMS).map(|_| Streamed::open(node))).await;
+    let more = node.get("/data/million?limit=1").header("accept", "application/x-ndjson");
+    more.clone().await.problem(429);
+    drop(streams);
+    eventually("there is a place for a stream", HEAL, async || {
+        let answer = more.clone().await;
+        if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_stream_of_a_million_rows_takes_no_more_memory_than_a_page() {
     let spec = Spec { coordinators: 1, shards: 6, args: CACHE, ..Spec::default() };
@@ -169,6 +185,8 @@ async fn a_stream_of_a_million_rows_takes_no_more_memory_than_a_page() {
     stream.read(&mut seen, usize::MAX).await;
     assert_eq!(seen.count, ROWS);
     assert!(seen.bytes > 2 * GROWTH, "the bound would prove nothing of {} bytes", seen.bytes);
+
+    check_bound(front.http()).await;
 
     // The command line, at the other end, and a pipe that is read slowly.
     let server = format!("http://127.0.0.1:{}", front.port);
