@@ -1,10 +1,11 @@
 //! How old the applied state of a replica may be: the bound that stale reads tell.
 //!
-//! A follower asks the leader now and then up to which index everything is committed, and the leader
-//! answers after a quorum round of its own ([`super::reads`]). Let `asked` be the moment *before* the
-//! question was sent. Every write acknowledged by then was committed at or below the index that the
-//! leader read later. So once this replica has applied that index, it shows every write that was
-//! acknowledged by `asked`. Only this node's monotonic clock is read, and nobody else's.
+//! A replica asks the leader, which may be itself, now and then up to which index everything is
+//! acknowledged, and the leader answers after a quorum round of its own ([`super::reads`]). Let `asked`
+//! be the moment *before* the question was sent. Every write acknowledged by then is at or below the
+//! index that the leader read later. So once this replica has applied that index, it shows every write
+//! that was acknowledged by `asked`. Only this node's monotonic clock is read, and nobody else's; and
+//! not openraft's record of when a majority last answered, which may be later than the truth.
 //!
 //! No read waits for this: a question is sent behind a stale read, one at a time and at most one per
 //! [`ASK_INTERVAL`] for all reads of a group, so a group that nobody reads so costs nothing. Without a
@@ -15,8 +16,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Between two questions of one replica: about as often as a leader hears from a majority when its
-/// group is idle, so that followers tell about the same bounds as leaders.
+/// Between two questions of one replica.
 const ASK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The longest that an answer may take; then the next stale read asks again.
@@ -46,12 +46,6 @@ impl Freshness {
             known.as_of = known.as_of.max(Some(asked));
         }
         known.as_of
-    }
-
-    /// Notes what is known from elsewhere: of the time when this replica led.
-    pub(super) fn note(&self, as_of: Instant) {
-        let mut known = self.0.lock();
-        known.as_of = known.as_of.max(Some(as_of));
     }
 
     /// Whether it is time to ask; then the caller does, and says [`Freshness::told`].
@@ -108,16 +102,5 @@ mod tests {
         assert!(!freshness.begin(again + ASK_INTERVAL * 10));
         assert_eq!(freshness.as_of(7), Some(again));
         assert!(freshness.begin(again + ASK_INTERVAL * 10));
-    }
-
-    #[test]
-    fn the_bound_never_goes_back() {
-        let (freshness, start) = (Freshness::default(), Instant::now());
-        assert!(freshness.begin(start));
-        freshness.note(start + 50 * MS);
-        freshness.told(start, Some(1));
-        assert_eq!(freshness.as_of(1), Some(start + 50 * MS));
-        freshness.note(start + 20 * MS);
-        assert_eq!(freshness.as_of(1), Some(start + 50 * MS));
     }
 }

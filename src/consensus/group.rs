@@ -2,17 +2,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use openraft::{
-    ChangeMembers, Instant as _, ServerState,
+    ChangeMembers, ServerState,
     async_runtime::watch::WatchReceiver,
     errors::{ClientWriteError, InitializeError, RaftError},
 };
 use raft_store::{
-    Reader,
+    Reader, Store,
     types::{Node, TypeConfig},
 };
 use tokio::time::Instant;
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 use super::{
     freshness::Freshness,
     proposer::Proposer,
-    reads::Reads,
+    reads::{Lead, Reads},
     receive::Sessions,
     transport::GoneHint,
     types::{Metrics, Raft},
@@ -44,9 +45,10 @@ pub struct Group {
     pub(super) gone: GoneHint,
     pub(super) freshness: Freshness,
     partitioner: Option<Partitioner>,
+    store: Store,
     reader: Reader,
     proposer: Proposer,
-    reads: Reads,
+    reads: Arc<Reads>,
 }
 
 /// What a replica knows about its group.
@@ -89,23 +91,15 @@ impl Group {
         me: NodeId,
         raft: Raft,
         partitioner: Option<Partitioner>,
-        reader: Reader,
+        store: Store,
+        reads: Arc<Reads>,
         gone: GoneHint,
     ) -> Self {
-        let proposer = Proposer::start(raft.clone());
-        let reads = Reads::start(raft.clone());
-        Self {
-            id,
-            me,
-            raft,
-            sessions: Sessions::default(),
-            gone,
-            freshness: Freshness::default(),
-            partitioner,
-            reader,
-            proposer,
-            reads,
-        }
+        let proposer = Proposer::new(raft.clone());
+        let reader = store.reader(id.0);
+        let sessions = Sessions::default();
+        let freshness = Freshness::default();
+        Self { id, me, raft, sessions, gone, freshness, partitioner, store, reader, proposer, reads }
     }
 
     /// Its number.
@@ -133,12 +127,43 @@ impl Group {
 
     /// Returns once what [`Group::reader`] shows reflects every write acknowledged before this call.
     pub async fn read_barrier(&self, deadline: Instant) -> Result<(), Error> {
-        self.read_index(deadline).await.map(drop)
+        let Some(lead) = self.lead() else { return Err(Error::NotLeader { leader: self.leader() }) };
+        if !self.has_own_entry(lead) {
+            let wait = self.raft.wait(Some(deadline.saturating_duration_since(Instant::now())));
+            let applied = |metrics: &Metrics| {
+                self.has_own_entry(lead) || metrics.vote > lead.vote || metrics.running_state.is_err()
+            };
+            if wait.metrics(applied, "the leader's first entry is applied").await.is_err() {
+                return Err(Error::Unavailable("the shard's new leader is not ready yet".into()));
+            }
+            if !self.has_own_entry(lead) {
+                return Err(Error::NotLeader { leader: self.leader() });
+            }
+        }
+        let voters =
+            || self.metrics(|metrics| metrics.membership_config.membership().get_joint_config().clone());
+        self.reads.prove(lead, voters, deadline).await
     }
 
-    /// The same, and an index that everything acknowledged before this call is at or below.
+    /// At the leader: an index that every write acknowledged before this call is at or below. It had
+    /// applied them when it was proved to lead, or leaders before it had acknowledged them and its
+    /// own entry came behind.
     pub(super) async fn read_index(&self, deadline: Instant) -> Result<u64, Error> {
-        self.reads.barrier(deadline).await
+        self.read_barrier(deadline).await?;
+        Ok(self.reader.applied().map_or(0, |id| id.index))
+    }
+
+    /// As whom this replica leads, by the vote on its disk.
+    fn lead(&self) -> Option<Lead> {
+        let vote = self.store.vote(self.id.0)?;
+        let leads = vote.committed && vote.leader_id.node_id == self.me.0;
+        leads.then_some(Lead { group: self.id, vote })
+    }
+
+    /// Whether an entry of this leader itself is applied here, and with it all that earlier leaders
+    /// had acknowledged.
+    fn has_own_entry(&self, lead: Lead) -> bool {
+        self.reader.applied().is_some_and(|applied| applied.leader_id == lead.vote.leader_id)
     }
 
     /// The applied state of this replica.
@@ -152,29 +177,9 @@ impl Group {
     }
 
     /// A moment by which every acknowledged write is in what [`Group::reader`] shows from now on, where
-    /// one is known.
-    ///
-    /// At the leader it is when a majority last confirmed it, as nobody else can have acknowledged
-    /// anything before that, and what it acknowledged itself it had applied. What leaders before it
-    /// acknowledged comes before its first own entry in the log, so that has to be applied. A leader
-    /// that is the only voter needs nobody's word. A follower has asked the leader
-    /// ([`super::freshness`]).
+    /// one is known ([`super::freshness`]).
     pub fn as_of(&self) -> Option<Instant> {
-        let now = Instant::now();
-        let (applied, led) = self.metrics(|metrics| {
-            let applied = metrics.last_applied.as_ref();
-            let own = applied.is_some_and(|id| id.committed_leader_id().term == metrics.current_term);
-            let leads = metrics.state == ServerState::Leader && own;
-            let alone = metrics.membership_config.membership().voter_ids().eq([self.me.0]);
-            // By its age, counted from a moment ago: no later than it was.
-            let acked = metrics.last_quorum_acked.and_then(|acked| now.checked_sub(acked.elapsed()));
-            let led = if alone { Some(now) } else { acked };
-            (applied.map_or(0, |id| id.index), led.filter(|_| leads))
-        });
-        if let Some(led) = led {
-            self.freshness.note(led);
-        }
-        self.freshness.as_of(applied)
+        self.freshness.as_of(self.reader.applied().map_or(0, |id| id.index))
     }
 
     /// Who belongs to the group, by its latest membership.

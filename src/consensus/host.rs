@@ -18,6 +18,7 @@ use super::{
     freshness::ASK_TIMEOUT,
     group::Group,
     machine::Machine,
+    reads::{self, Reads},
     receive,
     snapshots::Arrivals,
     transport::{GoneHint, Transport},
@@ -69,7 +70,7 @@ const TAKE_OVER_ATTEMPTS: u32 = 5;
 pub struct Host {
     store: Store,
     timing: Timing,
-    links: OnceLock<Arc<Links>>,
+    connected: OnceLock<(Arc<Links>, Arc<Reads>)>,
     groups: RwLock<HashMap<GroupId, Arc<Group>>>,
     arrivals: Arrivals,
 }
@@ -78,13 +79,18 @@ impl Host {
     /// No groups yet.
     pub fn new(store: Store, timing: Timing) -> Arc<Self> {
         let arrivals = Arrivals::new(store.clone());
-        Arc::new(Self { store, timing, links: OnceLock::new(), groups: RwLock::default(), arrivals })
+        Arc::new(Self { store, timing, connected: OnceLock::new(), groups: RwLock::default(), arrivals })
     }
 
     /// The connections over which the groups talk; to be set once, before the first group starts.
     pub fn connect(&self, links: Arc<Links>) {
         // The handler of the links needs the host, and the host the links.
-        assert!(self.links.set(links).is_ok(), "connected once");
+        let reads = Reads::new(self.store.clone(), links.clone());
+        assert!(self.connected.set((links, reads)).is_ok(), "connected once");
+    }
+
+    fn links(&self) -> Option<&Arc<Links>> {
+        self.connected.get().map(|(links, _)| links)
     }
 
     /// The store of the groups.
@@ -108,7 +114,8 @@ impl Host {
             return Ok(group);
         }
         let failed = |error: &dyn std::fmt::Display| Error::Unavailable(format!("start group {id}: {error}"));
-        let links = self.links.get().ok_or_else(|| failed(&"the node is not connected yet"))?.clone();
+        let connected = self.connected.get().ok_or_else(|| failed(&"the node is not connected yet"))?;
+        let (links, reads) = connected.clone();
         let gone = GoneHint::default();
         let transport = Transport { group: id, links, gone: gone.clone() };
         let partitioner = match &machine {
@@ -120,7 +127,7 @@ impl Host {
         let raft = Raft::new(me.0, config, transport, self.store.log(id.0), machine)
             .await
             .map_err(|error| failed(&error))?;
-        let group = Arc::new(Group::new(id, me, raft, partitioner, self.store.reader(id.0), gone));
+        let group = Arc::new(Group::new(id, me, raft, partitioner, self.store.clone(), reads, gone));
         self.groups.write().insert(id, group.clone());
         Ok(group)
     }
@@ -152,11 +159,17 @@ impl Host {
     /// Takes a peer's call for a group; calls arrive in order and this does not block.
     pub fn dispatch(&self, from: &Arc<Conn>, what: u8, mut body: Bytes, reply: Reply) {
         let refuse = |reply: Reply, why: String| reply.send(wire::answer::<()>(&Err(why)));
+        if what == method::STANDS {
+            if let Ok(answer) = reads::answer(&self.store, body) {
+                reply.send(answer);
+            }
+            return;
+        }
         let group = match wire::group(&mut body) {
             Ok(id) => self.get(id).ok_or(id),
             Err(malformed) => return refuse(reply, malformed.to_string()),
         };
-        match (group, self.links.get()) {
+        match (group, self.links()) {
             (Ok(group), Some(_)) if (method::SNAPSHOT_BEGIN..=method::SNAPSHOT_END).contains(&what) => {
                 self.arrivals.receive(&group, from, what, body, reply);
             }
@@ -166,10 +179,9 @@ impl Host {
         }
     }
 
-    /// Has a follower find out how fresh its state is, behind a stale read and without waiting for it.
+    /// Has a replica find out how fresh its state is, behind a stale read and without waiting for it.
     pub fn freshen(&self, group: &Arc<Group>) {
-        let leader = group.leader().filter(|leader| *leader != group.me);
-        let (Some(leader), Some(links)) = (leader, self.links.get()) else { return };
+        let (Some(leader), Some(links)) = (group.leader(), self.links()) else { return };
         let asked = Instant::now();
         if group.freshness.begin(asked) {
             tokio::spawn(ask_read_index(group.clone(), links.clone(), leader, asked));
@@ -182,7 +194,7 @@ impl Host {
         for group in self.all() {
             let status = group.status();
             if status.leader == Some(gone) && status.voters.contains(&group.me) {
-                let links = self.links.get().expect("groups start after the links are set").clone();
+                let links = self.links().expect("groups start after the links are set").clone();
                 tokio::spawn(take_over(group, links, gone));
             }
         }
@@ -223,7 +235,7 @@ impl Host {
 
     /// Gives every leadership away, waiting at most until the deadline.
     pub async fn hand_over(&self, deadline: Instant) {
-        let lives = |node| self.links.get().is_some_and(|links| !links.is_gone(node));
+        let lives = |node| self.links().is_some_and(|links| !links.is_gone(node));
         join_all(self.all().iter().map(|group| group.hand_over(lives, deadline))).await;
     }
 
@@ -255,11 +267,16 @@ fn config(id: GroupId, timing: Timing) -> openraft::Config {
 
 /// Asks a group's leader up to where this replica has to be to show what was acknowledged by `asked`.
 async fn ask_read_index(group: Arc<Group>, links: Arc<Links>, leader: NodeId, asked: Instant) {
-    let body = wire::message(group.id, &());
-    let (leader, deadline) = (Peer::Node(leader), asked + ASK_TIMEOUT);
-    let answer = links.call(&leader, Lane::Main, method::READ_INDEX, body, deadline).await;
-    let answer = answer.ok().and_then(|answer| wire::read::<Answer<u64>>(&answer).ok());
-    group.freshness.told(asked, answer.and_then(Result::ok));
+    let deadline = asked + ASK_TIMEOUT;
+    let index = if leader == group.me {
+        group.read_index(deadline).await.ok()
+    } else {
+        let (leader, body) = (Peer::Node(leader), wire::message(group.id, &()));
+        let answer = links.call(&leader, Lane::Main, method::READ_INDEX, body, deadline).await;
+        let answer = answer.ok().and_then(|answer| wire::read::<Answer<u64>>(&answer).ok());
+        answer.and_then(Result::ok)
+    };
+    group.freshness.told(asked, index);
 }
 
 /// Followers of a dead leader stand one after the other, so that they seldom compete: the first by
