@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use super::{
+    freshness::ASK_TIMEOUT,
     group::Group,
     types::{AppendRequest, AppendResult, Raft, VoteRequest},
     wire::{self, Answer, GoneLeader, method},
@@ -142,6 +143,12 @@ pub(super) fn receive(
                     Ok(request) => answer(group.raft.handle_transfer_leader(request).await),
                     Err(malformed) => wire::answer::<()>(&Err(malformed.to_string())),
                 });
+            });
+        }
+        method::READ_INDEX => {
+            let group = group.clone();
+            tokio::spawn(async move {
+                reply.send(answer(group.read_index(Instant::now() + ASK_TIMEOUT).await));
             });
         }
         _ => reply.send(wire::answer::<()>(&Err("no such method".into()))),
