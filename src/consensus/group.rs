@@ -114,6 +114,11 @@ impl Group {
         })
     }
 
+    /// The term in which this replica believes to lead.
+    pub fn leads_in(&self) -> Option<u64> {
+        self.metrics(|metrics| (metrics.state == ServerState::Leader).then_some(metrics.current_term))
+    }
+
     /// Whom this replica believes to lead.
     pub fn leader(&self) -> Option<NodeId> {
         self.metrics(|metrics| metrics.current_leader.map(NodeId))

@@ -4,10 +4,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, timeout};
 
-use super::{Node, coordinator, coordinator::propose};
+use super::{Node, coordinator, coordinator::propose, seen::Signs};
 use crate::{
     consensus::group::Group,
     coordinator::{
@@ -17,7 +17,7 @@ use crate::{
         plan::{self, Step},
     },
     error::Error,
-    ids::{GroupId, NodeId},
+    ids::{Epoch, GroupId, NodeId},
     peer::{Lane, Peer},
     ring::map::{Coordinator, Map},
     router::calls::ClusterCall,
@@ -25,6 +25,12 @@ use crate::{
 
 /// Between two rounds while nothing tells that something has changed.
 const INTERVAL: Duration = Duration::from_millis(250);
+
+/// A plan is made at least so often while nothing that it is known to look at has changed.
+const PLAN_ANYWAY: Duration = Duration::from_secs(10);
+
+/// Workers that are sent a map at the same time.
+const PUSHES_AT_ONCE: usize = 16;
 
 /// The time for finding out whether a worker can be reached.
 const REACH_TIMEOUT: Duration = Duration::from_millis(500);
@@ -40,24 +46,38 @@ pub(super) async fn run(node: Arc<Node>, group: Arc<Group>) {
     let shared = node.coordinator.clone().expect("only coordinators run this");
     let mut epochs = shared.epochs();
     let mut pushed = None;
+    let mut quiet = None;
     while !node.is_stopping() {
         if group.is_leader() {
             node.seen.lock().lead(Instant::now());
-            if let Err(error) = round(&node, &group).await {
+            if let Err(error) = round(&node, &group, &mut quiet).await {
                 tracing::debug!(%error, "coordinate");
             }
             push_map(&node, &mut pushed);
         } else {
             node.seen.lock().follow();
-            pushed = None;
+            (pushed, quiet) = (None, None);
         }
         // The sender lives as long as the group; a timeout is the ordinary case.
         let _ = timeout(INTERVAL, epochs.changed()).await;
     }
 }
 
-/// One round: found the cluster if that was not done, else plan and act.
-async fn round(node: &Arc<Node>, group: &Arc<Group>) -> Result<(), Error> {
+/// What the last plan was made from, where it had no steps.
+type Quiet = Option<(Epoch, u64, Signs, Instant)>;
+
+/// One round: found the cluster if that was not done, else plan and act. Where nothing has changed
+/// since a plan without steps was made, a plan would have none again: a round then costs nothing per
+/// shard.
+async fn round(node: &Arc<Node>, group: &Arc<Group>, quiet: &mut Quiet) -> Result<(), Error> {
+    let basis = basis(node, group);
+    if let (Some((epoch, term, signs)), Some((last_epoch, last_term, last_signs, at))) = (&basis, &*quiet)
+        && (epoch, term, signs) == (last_epoch, last_term, last_signs)
+        && at.elapsed() < PLAN_ANYWAY
+    {
+        return Ok(());
+    }
+    *quiet = None;
     let deadline = Instant::now() + STEP_TIMEOUT;
     // Everything below looks at the state; before the barrier it may be that of a former life.
     group.read_barrier(deadline).await?;
@@ -73,6 +93,10 @@ async fn round(node: &Arc<Node>, group: &Arc<Group>) -> Result<(), Error> {
             }
         }
     };
+    if steps.is_empty() {
+        // The basis was looked at before what the plan was made from: news in between only cost a plan.
+        *quiet = basis.map(|(epoch, term, signs)| (epoch, term, signs, Instant::now()));
+    }
     for step in steps {
         match step {
             Step::Propose(command) => {
@@ -96,6 +120,14 @@ async fn round(node: &Arc<Node>, group: &Arc<Group>) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// What plans are made from, as far as they look at it; `None` while time alone may bring a step.
+fn basis(node: &Node, group: &Group) -> Option<(Epoch, u64, Signs)> {
+    let shared = node.coordinator.as_ref()?;
+    let state = shared.state();
+    let map = state.map().filter(|map| !map.shards.is_empty())?;
+    Some((map.epoch, group.leads_in()?, node.seen.lock().signs(map, Instant::now())))
 }
 
 fn founding(node: &Node, group: &Group) -> Command {
@@ -124,23 +156,21 @@ fn name(command: &Command) -> &'static str {
 
 /// Sends the map to every worker when it is newer than what was sent last. A worker that misses it
 /// gets it with its next heartbeat.
-fn push_map(node: &Arc<Node>, pushed: &mut Option<crate::ids::Epoch>) {
+fn push_map(node: &Arc<Node>, pushed: &mut Option<Epoch>) {
     let shared = node.coordinator.as_ref().expect("only coordinators run this");
-    let Some(map) = shared.state().map().cloned() else { return };
-    if *pushed == Some(map.epoch) {
-        return;
-    }
+    let newer = shared.state().map().filter(|map| *pushed != Some(map.epoch)).cloned();
+    let Some(map) = newer else { return };
     *pushed = Some(map.epoch);
     let router = node.router.clone();
     tokio::spawn(async move {
         let call = ClusterCall::TakeMap(Box::new(map.clone()));
         let deadline = Instant::now() + STEP_TIMEOUT;
-        let send = async |worker: &NodeId| {
-            if let Err(error) = router.ask_coordinator(&Peer::Node(*worker), &call, deadline).await {
+        let send = async |worker: NodeId| {
+            if let Err(error) = router.ask_coordinator(&Peer::Node(worker), &call, deadline).await {
                 tracing::debug!(%worker, %error, "push the map");
             }
         };
-        join_all(map.workers.keys().map(send)).await;
+        stream::iter(map.workers.keys().copied()).for_each_concurrent(PUSHES_AT_ONCE, send).await;
     });
 }
 

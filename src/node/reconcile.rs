@@ -21,12 +21,15 @@ use crate::{
         machine::Machine,
     },
     error::Error,
-    ids::{GroupId, NodeId},
+    ids::{Epoch, GroupId, NodeId},
     ring::map::{Indexed, Map, Shard},
 };
 
 /// How often the groups are held against the map while nothing tells that either changed.
 const INTERVAL: Duration = Duration::from_millis(250);
+
+/// How often the groups that run are held against the whole map where all was well.
+const STARTS_ANYWAY: Duration = Duration::from_secs(5);
 
 /// Groups whose members change at once on one worker; the map's plan bounds it further.
 const CHANGES_AT_ONCE: usize = 8;
@@ -37,11 +40,18 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Runs as long as the node.
 pub(super) async fn run(node: Arc<Node>) {
     let mut epochs = node.router.epochs();
+    // Under which map every group was found to run and to be formed, and when.
+    let mut settled: Option<(Epoch, Instant)> = None;
     loop {
         if let (Some(map), Some(me)) = (node.router.map(), node.number())
             && !node.expelled.load(Ordering::Relaxed)
         {
-            start_groups(&node, &map, me).await;
+            let is_settled =
+                |(epoch, at): (Epoch, Instant)| epoch == map.epoch && at.elapsed() < STARTS_ANYWAY;
+            if !settled.is_some_and(is_settled) {
+                let begun = Instant::now();
+                settled = start_groups(&node, &map, me).await.then_some((map.epoch, begun));
+            }
             stream::iter(node.host.all())
                 .for_each_concurrent(CHANGES_AT_ONCE, |group| converge(&map, group, me))
                 .await;
@@ -51,7 +61,9 @@ pub(super) async fn run(node: Arc<Node>) {
     }
 }
 
-async fn start_groups(node: &Arc<Node>, map: &Indexed, me: NodeId) {
+/// Whether all of them run now, and none of them waits for its members.
+async fn start_groups(node: &Arc<Node>, map: &Indexed, me: NodeId) -> bool {
+    let mut all = true;
     let machine = || Machine::shard(map.settings.partitioner);
     let kept = node.host.store().groups().into_iter().map(GroupId);
     let kept = kept.filter(|id| *id != GroupId::COORDINATOR && map.shard(*id).is_some());
@@ -61,16 +73,19 @@ async fn start_groups(node: &Arc<Node>, map: &Indexed, me: NodeId) {
             && !node.is_stopping()
             && let Err(error) = node.host.start(id, me, machine()).await
         {
+            all = false;
             tracing::error!(group = %id, %error, "start shard");
         }
     }
     for (_, shard) in map.shards_of(me).filter(|(_, shard)| !shard.formed) {
+        all = false;
         if shard.replicas.first() == Some(&me)
             && let Err(error) = form(node, map, shard).await
         {
             tracing::warn!(group = %shard.group, %error, "form shard");
         }
     }
+    all
 }
 
 /// Gives a new shard its first members. Only its primary does, and only while the map says that it

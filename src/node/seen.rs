@@ -24,10 +24,23 @@ pub(super) struct Seen {
     workers: HashMap<NodeId, Sign>,
     pinged: HashMap<WorkerId, Sign>,
     shards: HashMap<GroupId, ShardSeen>,
+    /// Grows with every report that changes what a plan looks at in a shard.
+    changes: u64,
     /// When a transfer of a shard's leadership was last ordered.
     transfers: HashMap<GroupId, Instant>,
     /// The first time a worker was active, for the wait before the shards are made.
     first_worker: Option<Instant>,
+}
+
+/// What a plan looks at in what was heard: equal signs under one map make equal plans.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Signs {
+    /// Since when this node watches.
+    since: Option<Instant>,
+    /// What has changed in the shards since.
+    changes: u64,
+    /// Of every worker whether it counts as active, and whether its replicas are to be made anew.
+    workers: Vec<(NodeId, bool, bool)>,
 }
 
 /// A sign of life.
@@ -59,7 +72,7 @@ impl Seen {
             match &held.leads {
                 // Of two that believe to lead, the one of the higher term does.
                 Some(leads) if leads.term >= shard.term => {
-                    *shard = ShardSeen {
+                    let news = ShardSeen {
                         leader: Some(node),
                         term: leads.term,
                         voters: leads.voters.iter().copied().collect(),
@@ -69,8 +82,17 @@ impl Seen {
                         bytes: Some(leads.bytes),
                         behind: Some(leads.behind),
                     };
+                    let plans = |shard: &ShardSeen| (shard.leader, shard.term);
+                    let same = plans(&news) == plans(shard)
+                        && news.voters == shard.voters
+                        && news.learners == shard.learners;
+                    self.changes += u64::from(!same);
+                    *shard = news;
                 }
-                None if shard.leader == Some(node) => shard.leader = None,
+                None if shard.leader == Some(node) => {
+                    shard.leader = None;
+                    self.changes += 1;
+                }
                 _ => {}
             }
         }
@@ -85,6 +107,17 @@ impl Seen {
     pub(super) fn retain(&mut self, map: &Map, pinged: impl Fn(&WorkerId) -> bool) {
         self.workers.retain(|node, _| map.workers.contains_key(node));
         self.pinged.retain(|id, _| pinged(id));
+    }
+
+    /// What of it a plan looks at, without walking over the shards.
+    pub(super) fn signs(&self, map: &Map, now: Instant) -> Signs {
+        let inactive_after = Duration::from_millis(map.settings.inactive_after_ms);
+        let replace_after = Duration::from_millis(map.settings.replace_after_ms);
+        let of = |node: &NodeId| {
+            let silent = self.silent_for(*node, now);
+            (*node, silent < inactive_after, silent >= replace_after)
+        };
+        Signs { since: self.since, changes: self.changes, workers: map.workers.keys().map(of).collect() }
     }
 
     /// How long a worker has been silent; one that was never heard, since this node watches.

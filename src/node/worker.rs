@@ -95,14 +95,15 @@ async fn heartbeats(node: &Arc<Node>) {
     let mut told: Vec<(GroupId, u64)> = Vec::new();
     let mut next = Instant::now();
     loop {
-        let held = held(node);
-        let leads: Vec<_> = held.iter().filter_map(|h| h.leads.as_ref().map(|l| (h.group, l.term))).collect();
+        // Only what tells whether there is news is looked at so often: a whole report asks the store
+        // for the size of every shard.
+        let leads = leads(node);
         if Instant::now() < next && leads == told {
             tokio::time::sleep(LOOK_INTERVAL).await;
             continue;
         }
         let (Some(number), Some(map)) = (node.number(), node.router.map()) else { return };
-        let call = ClusterCall::Heartbeat { node: number, epoch: map.epoch, held };
+        let call = ClusterCall::Heartbeat { node: number, epoch: map.epoch, held: held(node) };
         match node.router.coordinate(call, Instant::now() + ATTEMPT).await {
             Ok(ClusterAnswer::Heard { map: newer, wipe }) => {
                 told = leads;
@@ -140,6 +141,15 @@ pub(super) async fn take_map(node: &Arc<Node>, map: Map) {
             tracing::error!(%error, "keep the map");
         }
     }
+}
+
+/// The shards that this worker leads, in order, and in which terms.
+fn leads(node: &Node) -> Vec<(GroupId, u64)> {
+    let led = |group: &Arc<crate::consensus::group::Group>| Some((group.id(), group.leads_in()?));
+    let mut leads: Vec<_> =
+        node.host.all().iter().filter(|group| group.id() != GroupId::COORDINATOR).filter_map(led).collect();
+    leads.sort_unstable();
+    leads
 }
 
 /// What this worker keeps, for the coordinator.
