@@ -20,7 +20,7 @@ use quoring::{
     config::Partitioner,
     consensus::{
         group::Group,
-        host::{Host, Timing},
+        host::Host,
         machine::{Machine, ShardView},
     },
     ids::{GroupId, NodeId, StoreId},
@@ -68,7 +68,7 @@ async fn shard(dir: &TempDir, keys: u64) -> (Store, Arc<Host>, Arc<Group>) {
     let store = Store::open(Options::at(dir.path())).unwrap();
     let id = StoreId(store.id());
     let me = Identity { cluster: None, node: Some(NodeId(1)), store: id };
-    let host = Host::new(store.clone(), Timing::DEFAULT);
+    let host = Host::new(store.clone());
     host.connect(Links::new(me, Arc::new(Nobody)).0);
     let group = host.start(GroupId(1), NodeId(1), Machine::shard(Partitioner::Xxh3)).await.unwrap();
     let member = Node { addr: "127.0.0.1:1".to_owned(), store: id.0 };

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::{
     freshness::Freshness,
     proposer::Proposer,
+    pulse::{self, Following, Pulse},
     reads::{Lead, Reads},
     receive::Sessions,
     transport::GoneHint,
@@ -44,6 +45,8 @@ pub struct Group {
     pub(super) sessions: Sessions,
     pub(super) gone: GoneHint,
     pub(super) freshness: Freshness,
+    pub(super) following: Following,
+    pub(super) pulse: Pulse,
     partitioner: Option<Partitioner>,
     store: Store,
     reader: Reader,
@@ -94,12 +97,28 @@ impl Group {
         store: Store,
         reads: Arc<Reads>,
         gone: GoneHint,
+        pulse: Pulse,
     ) -> Self {
         let proposer = Proposer::new(raft.clone());
         let reader = store.reader(id.0);
         let sessions = Sessions::default();
         let freshness = Freshness::default();
-        Self { id, me, raft, sessions, gone, freshness, partitioner, store, reader, proposer, reads }
+        let following = Following::default();
+        Self {
+            id,
+            me,
+            raft,
+            sessions,
+            gone,
+            freshness,
+            following,
+            pulse,
+            partitioner,
+            store,
+            reader,
+            proposer,
+            reads,
+        }
     }
 
     /// Its number.
@@ -127,6 +146,10 @@ impl Group {
     /// Puts a command into the log and returns the machine's reply once it is applied here, which
     /// is after a majority has it on disk. The error tells whether it may still happen.
     pub async fn propose(&self, command: Bytes, deadline: Instant) -> Result<Bytes, Error> {
+        // A leader that hears of no majority refuses what it could only leave in doubt.
+        if pulse::is_cut_off(self) {
+            return Err(Error::NotLeader { leader: None });
+        }
         self.proposer.propose(command, deadline).await
     }
 
@@ -227,7 +250,10 @@ impl Group {
     pub async fn initialize(&self, members: BTreeMap<NodeId, Node>) -> Result<(), Error> {
         let members: BTreeMap<u64, Node> = members.into_iter().map(|(id, node)| (id.0, node)).collect();
         match self.raft.initialize(members).await {
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Ok(()) => {
+                self.raft.trigger().elect(false).await.map_err(|error| Error::Unavailable(error.to_string()))
+            }
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(Error::Refused(error.to_string())),
         }
     }
@@ -271,6 +297,7 @@ impl Group {
         if !status.voters.contains(&to) || matched + CAUGHT_UP_ENTRIES < status.last {
             return Err(Error::Refused(format!("node {to} has not caught up with group {}", self.id)));
         }
+        self.following.hands_over(status.term);
         self.raft.trigger().transfer_leader(to.0).await.map_err(|error| Error::Unavailable(error.to_string()))
     }
 
@@ -301,6 +328,11 @@ impl Group {
     pub(super) async fn wait_for_leader(&self, besides: NodeId, time: Duration) -> bool {
         let known = |metrics: &Metrics| metrics.current_leader.is_some_and(|id| id != besides.0);
         self.raft.wait(Some(time)).metrics(known, "a leader is known").await.is_ok()
+    }
+
+    /// Who votes, by its latest membership.
+    pub(super) fn voters(&self) -> BTreeSet<NodeId> {
+        self.metrics(|metrics| metrics.membership_config.membership().voter_ids().map(NodeId).collect())
     }
 
     pub(super) fn metrics<T>(&self, look: impl FnOnce(&Metrics) -> T) -> T {

@@ -18,6 +18,7 @@ use super::{
     freshness::ASK_TIMEOUT,
     group::Group,
     machine::Machine,
+    pulse::{self, Pulse},
     reads::{self, Reads},
     receive,
     snapshots::Arrivals,
@@ -31,22 +32,15 @@ use crate::{
     peer::{Conn, Lane, Links, Peer, Reply},
 };
 
-/// How long a leader may be silent and when others stand for election, milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timing {
-    /// Between two heartbeats of a leader.
-    pub heartbeat_ms: u64,
-    /// A follower stands after the lease (`election_max_ms`) and a random time from here …
-    pub election_min_ms: u64,
-    /// … to here.
-    pub election_max_ms: u64,
-}
+/// The time that openraft gives a vote request, and a new leader to flush its log, milliseconds.
+const VOTE_TIMEOUT_MS: u64 = 600;
 
-impl Timing {
-    /// A silent network is noticed within 2 s. A dead process is noticed at once (see
-    /// [`Host::take_over_from`]), so there is no reason to tire idle groups with faster heartbeats.
-    pub const DEFAULT: Timing = Timing { heartbeat_ms: 200, election_min_ms: 600, election_max_ms: 1000 };
-}
+/// The time for the answer to a leader's sign to a replica that does not follow it yet, milliseconds.
+const SIGN_TIMEOUT_MS: u64 = 200;
+
+/// openraft's lease: as good as for ever. It would else refuse the writes of a leader that has sent
+/// nothing for so long, idle though it may be; who may stand against whom is for [`super::liveness`].
+const LEASE_MS: u64 = 365 * 24 * 3600 * 1000;
 
 /// A group's log is shortened when it holds more entries than this …
 const COMPACT_ENTRIES: u64 = 8192;
@@ -69,7 +63,7 @@ const TAKE_OVER_ATTEMPTS: u32 = 5;
 /// The groups of a node.
 pub struct Host {
     store: Store,
-    timing: Timing,
+    pulse: Pulse,
     connected: OnceLock<(Arc<Links>, Arc<Reads>)>,
     groups: RwLock<HashMap<GroupId, Arc<Group>>>,
     arrivals: Arrivals,
@@ -77,16 +71,23 @@ pub struct Host {
 
 impl Host {
     /// No groups yet.
-    pub fn new(store: Store, timing: Timing) -> Arc<Self> {
+    pub fn new(store: Store) -> Arc<Self> {
         let arrivals = Arrivals::new(store.clone());
-        Arc::new(Self { store, timing, connected: OnceLock::new(), groups: RwLock::default(), arrivals })
+        Arc::new(Self {
+            store,
+            pulse: Pulse::default(),
+            connected: OnceLock::new(),
+            groups: RwLock::default(),
+            arrivals,
+        })
     }
 
     /// The connections over which the groups talk; to be set once, before the first group starts.
-    pub fn connect(&self, links: Arc<Links>) {
+    pub fn connect(self: &Arc<Self>, links: Arc<Links>) {
         // The handler of the links needs the host, and the host the links.
         let reads = Reads::new(self.store.clone(), links.clone());
-        assert!(self.connected.set((links, reads)).is_ok(), "connected once");
+        assert!(self.connected.set((links.clone(), reads)).is_ok(), "connected once");
+        tokio::spawn(pulse::run(Arc::downgrade(self), links, self.pulse.clone()));
     }
 
     fn links(&self) -> Option<&Arc<Links>> {
@@ -123,11 +124,13 @@ impl Host {
             Machine::Coordinator(_) => None,
         };
         let machine = self.store.machine(id.0, machine).map_err(|error| failed(&error))?;
-        let config = Arc::new(config(id, self.timing).validate().map_err(|error| failed(&error))?);
+        let config = Arc::new(config(id).validate().map_err(|error| failed(&error))?);
         let raft = Raft::new(me.0, config, transport, self.store.log(id.0), machine)
             .await
             .map_err(|error| failed(&error))?;
-        let group = Arc::new(Group::new(id, me, raft, partitioner, self.store.clone(), reads, gone));
+        self.pulse.0.lock().set_me(me);
+        let pulse = self.pulse.clone();
+        let group = Arc::new(Group::new(id, me, raft, partitioner, self.store.clone(), reads, gone, pulse));
         self.groups.write().insert(id, group.clone());
         Ok(group)
     }
@@ -165,6 +168,12 @@ impl Host {
             }
             return;
         }
+        if what == method::BEAT {
+            if let Ok(answer) = pulse::hear(self, &self.pulse, from, &body) {
+                reply.send(answer);
+            }
+            return;
+        }
         let group = match wire::group(&mut body) {
             Ok(id) => self.get(id).ok_or(id),
             Err(malformed) => return refuse(reply, malformed.to_string()),
@@ -189,7 +198,7 @@ impl Host {
     }
 
     /// Stands for election, at once, in every group that a dead process led. It is only told of
-    /// processes that are gone (D15); a silent network is left to the ordinary timeouts.
+    /// processes that are gone (D15); a silent network is left to [`super::liveness`].
     pub fn take_over_from(&self, gone: NodeId) {
         for group in self.all() {
             let status = group.status();
@@ -246,12 +255,17 @@ impl Host {
     }
 }
 
-fn config(id: GroupId, timing: Timing) -> openraft::Config {
+fn config(id: GroupId) -> openraft::Config {
     openraft::Config {
         cluster_name: format!("group-{id}"),
-        heartbeat_interval: timing.heartbeat_ms,
-        election_timeout_min: timing.election_min_ms,
-        election_timeout_max: timing.election_max_ms,
+        // Who lives and who stands is found out per pair of nodes and not per group (`super::pulse`).
+        enable_tick: false,
+        enable_heartbeat: false,
+        enable_elect: false,
+        enable_pre_vote: Some(false),
+        heartbeat_interval: SIGN_TIMEOUT_MS,
+        election_timeout_min: VOTE_TIMEOUT_MS,
+        election_timeout_max: LEASE_MS,
         max_payload_entries: 256,
         // Logs are shortened by `Host::compact`, which flushes once for all groups.
         snapshot_policy: SnapshotPolicy::Never,
@@ -259,7 +273,6 @@ fn config(id: GroupId, timing: Timing) -> openraft::Config {
         install_snapshot_timeout: u64::try_from(SNAPSHOT_TIMEOUT.as_millis()).unwrap_or(u64::MAX),
         // A restarted replica has applied an older state than it may have served before.
         enable_leader_restore: Some(false),
-        enable_pre_vote: Some(true),
         backoff: "50ms 100ms 200ms ...1s".into(),
         ..openraft::Config::default()
     }

@@ -21,7 +21,8 @@ use tokio::{
 use super::{
     freshness::ASK_TIMEOUT,
     group::Group,
-    types::{AppendRequest, AppendResult, Raft, VoteRequest},
+    pulse,
+    types::{AppendRequest, AppendResponse, AppendResult, VoteRequest},
     wire::{self, Answer, GoneLeader, method},
 };
 use crate::{
@@ -52,9 +53,9 @@ type Appending = BoxFuture<'static, Answer<AppendResult>>;
 impl Sessions {
     /// Gives the group an append behind the earlier ones of its session. Called in the order of
     /// arrival.
-    fn push(&self, raft: &Raft, from: &Conn, session: u64, request: AppendRequest, reply: Reply) {
+    fn push(group: &Arc<Group>, from: &Conn, session: u64, request: AppendRequest, reply: Reply) {
         let Some(node) = from.peer().node else { return };
-        let mut sessions = self.0.lock();
+        let mut sessions = group.sessions.0.lock();
         let current = sessions.get(&node).filter(|s| s.conn == from.id() && s.number == session);
         let queue = match current {
             Some(session) => session.queue.clone(),
@@ -69,7 +70,7 @@ impl Sessions {
         drop(sessions);
         // A dropped reply tells the sender, which begins a new session.
         let Ok(place) = queue.try_reserve() else { return };
-        let mut appending: Appending = Box::pin(append(raft.clone(), request));
+        let mut appending: Appending = Box::pin(append(group.clone(), request));
         // The first poll puts the request into the group's channel, or in line for it: so the order
         // of arrival is the order in which the group gets them. Whoever polls next is woken.
         if let Poll::Ready(answer) = appending.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -79,11 +80,17 @@ impl Sessions {
     }
 }
 
-async fn append(raft: Raft, request: AppendRequest) -> Answer<AppendResult> {
-    let prev = request.prev_log_id;
+async fn append(group: Arc<Group>, request: AppendRequest) -> Answer<AppendResult> {
+    let (prev, vote) = (request.prev_log_id, request.vote);
     let last = request.entries.last().map_or(prev, |entry| Some(entry.log_id));
-    match raft.append_entries(request).await {
-        Ok(response) => Ok(response.into_stream_result(prev, last)),
+    match group.raft.append_entries(request).await {
+        Ok(response) => {
+            let result = response.into_stream_result(prev, last);
+            if result.is_ok() {
+                group.following.took(&vote);
+            }
+            Ok(result)
+        }
         Err(fatal) => Err(fatal.to_string()),
     }
 }
@@ -111,14 +118,21 @@ pub(super) fn receive(
 ) {
     match what {
         method::APPEND => match wire::read_append(body) {
-            Ok((session, request)) => group.sessions.push(&group.raft, from, session, request, reply),
+            Ok((session, request)) => Sessions::push(group, from, session, request, reply),
             Err(malformed) => reply.send(wire::answer::<()>(&Err(malformed.to_string()))),
         },
         method::APPEND_ONE => {
             let group = group.clone();
             tokio::spawn(async move {
                 reply.send(match wire::read_append(body) {
-                    Ok((_, request)) => answer(group.raft.append_entries(request).await),
+                    Ok((_, request)) => {
+                        let vote = request.vote;
+                        let result = group.raft.append_entries(request).await;
+                        if result.as_ref().is_ok_and(AppendResponse::is_success) {
+                            group.following.took(&vote);
+                        }
+                        answer(result)
+                    }
                     Err(malformed) => wire::answer::<()>(&Err(malformed.to_string())),
                 });
             });
@@ -131,7 +145,7 @@ pub(super) fn receive(
             let group = group.clone();
             tokio::spawn(async move {
                 reply.send(match wire::read::<VoteRequest>(&body) {
-                    Ok(request) => answer(group.raft.pre_vote(request).await),
+                    Ok(request) => wire::answer(&pulse::pre_vote(&group, &request).await),
                     Err(malformed) => wire::answer::<()>(&Err(malformed.to_string())),
                 });
             });
@@ -155,21 +169,31 @@ pub(super) fn receive(
     }
 }
 
-/// Votes. A candidate that stands because the leader's process is gone need not wait for the
-/// leader's lease to end, if this node too finds the process gone and knows of no other leader. That
-/// is safe because nothing rests on the lease: it keeps a slow candidate from disturbing a leader
-/// that serves, and reads are proved by a quorum round of their own (D6, D15).
+/// Votes, unless this node hears the group's leader: that keeps a slow candidate from disturbing a
+/// leader that serves. A candidate that stands because the leader's process is gone need not wait
+/// until this node has missed it too, if this node finds the process gone as well and knows of no
+/// other leader. Nothing rests on either: reads are proved by a quorum round of their own (D6, D15).
+///
+/// openraft's lease never ends (`host::config`) and is passed over by the mark of a transfer, as it
+/// knows nothing of the beats that renew what this node goes by.
 async fn vote(group: &Group, links: &Arc<Links>, body: &[u8]) -> Bytes {
     let (mut request, gone) = match wire::read::<(VoteRequest, GoneLeader)>(body) {
         Ok(message) => message,
         Err(malformed) => return wire::answer::<()>(&Err(malformed.to_string())),
     };
-    if let Some(leader) = gone
-        && group.leader().is_none_or(|known| known == leader)
-        && confirm_gone(links, leader).await
-    {
-        request.leadership_transfer = true;
+    let candidate = NodeId(request.vote.leader_id.node_id);
+    let is_free = request.leadership_transfer
+        || pulse::may_stand(group, candidate)
+        || match gone {
+            Some(leader) => {
+                group.leader().is_none_or(|known| known == leader) && confirm_gone(links, leader).await
+            }
+            None => false,
+        };
+    if !is_free {
+        return wire::answer(&pulse::refuse(group).await);
     }
+    request.leadership_transfer = true;
     answer(group.raft.vote(request).await)
 }
 

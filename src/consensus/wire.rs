@@ -11,7 +11,7 @@ use crate::ids::{GroupId, NodeId};
 pub(super) mod method {
     /// Entries in a session ([`append`](super::append)); answered with an `AppendResult`.
     pub(crate) const APPEND: u8 = 1;
-    /// Entries or a heartbeat outside of any session; answered with an `AppendResponse`.
+    /// Entries or a leader's sign outside of any session; answered with an `AppendResponse`.
     pub(crate) const APPEND_ONE: u8 = 2;
     /// A vote request and the leader that is gone; answered with a `VoteResponse`.
     pub(crate) const VOTE: u8 = 3;
@@ -30,6 +30,9 @@ pub(super) mod method {
     /// Up to which index everything acknowledged is; answered with that index by the leader, once a
     /// majority has confirmed that it leads.
     pub(crate) const READ_INDEX: u8 = 10;
+
+    /// Which groups the sender leads: the body names no group in front ([`super::super::pulse`]).
+    pub(crate) const BEAT: u8 = 11;
 
     /// The highest method of this layer; those above belong to the layers above.
     pub(crate) const LAST: u8 = 15;

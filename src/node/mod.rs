@@ -26,7 +26,7 @@ use crate::{
     config::{self, Address, Role, Settings},
     consensus::{
         group::Group,
-        host::{Host, Timing},
+        host::Host,
         machine::Shared,
     },
     error::Error,
@@ -235,7 +235,7 @@ async fn open_store(config: &config::Node) -> anyhow::Result<Store> {
 fn build(config: &config::Node, store: Store, name: String) -> anyhow::Result<Arc<Node>> {
     let coordinates = matches!(config.role, Role::Coordinator { .. });
     let me = Identity { cluster: None, node: None, store: identity::store_id(&store) };
-    let host = Host::new(store, Timing::DEFAULT);
+    let host = Host::new(store);
     let dispatcher = Arc::new(Dispatcher::default());
     let (links, gone) = Links::new(me, dispatcher.clone());
     host.connect(links.clone());
