@@ -45,7 +45,7 @@ pub struct Group {
     pub(super) sessions: Sessions,
     pub(super) gone: GoneHint,
     pub(super) freshness: Freshness,
-    pub(super) following: Following,
+    pub(super) following: Arc<Following>,
     pub(super) pulse: Pulse,
     partitioner: Option<Partitioner>,
     store: Store,
@@ -103,7 +103,7 @@ impl Group {
         let reader = store.reader(id.0);
         let sessions = Sessions::default();
         let freshness = Freshness::default();
-        let following = Following::default();
+        let following = Arc::default();
         Self {
             id,
             me,
@@ -250,10 +250,7 @@ impl Group {
     pub async fn initialize(&self, members: BTreeMap<NodeId, Node>) -> Result<(), Error> {
         let members: BTreeMap<u64, Node> = members.into_iter().map(|(id, node)| (id.0, node)).collect();
         match self.raft.initialize(members).await {
-            Ok(()) => {
-                self.raft.trigger().elect(false).await.map_err(|error| Error::Unavailable(error.to_string()))
-            }
-            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(Error::Refused(error.to_string())),
         }
     }

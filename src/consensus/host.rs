@@ -128,7 +128,7 @@ impl Host {
         let raft = Raft::new(me.0, config, transport, self.store.log(id.0), machine)
             .await
             .map_err(|error| failed(&error))?;
-        self.pulse.0.lock().set_me(me);
+        self.pulse.table.lock().set_me(me);
         let pulse = self.pulse.clone();
         let group = Arc::new(Group::new(id, me, raft, partitioner, self.store.clone(), reads, gone, pulse));
         self.groups.write().insert(id, group.clone());

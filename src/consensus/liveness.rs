@@ -130,6 +130,12 @@ struct Told {
     unanswered: Option<Instant>,
 }
 
+impl Told {
+    fn is_lost(&self, now: Instant) -> bool {
+        self.unanswered.is_some_and(|since| now >= since + LEASE)
+    }
+}
+
 /// A beat to send: the version of the claims, and the claims unless they are known there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Beat {
@@ -356,9 +362,8 @@ impl Liveness {
             }
         }
         // Who is told nothing any more, and knows it or cannot be reached, is forgotten.
-        let lost = |told: &Told| told.unanswered.is_some_and(|since| now >= since + LEASE);
         self.told.retain(|_, told| {
-            told.asking || !told.claims.is_empty() || (told.held != told.version && !lost(told))
+            told.asking || !told.claims.is_empty() || (told.held != told.version && !told.is_lost(now))
         });
         let mut beats = Vec::new();
         for (node, told) in &mut self.told {
@@ -386,13 +391,19 @@ impl Liveness {
         }
     }
 
+    /// Whether any node has stopped answering.
+    pub(super) fn misses_any(&self, now: Instant) -> bool {
+        self.told.values().any(|told| told.is_lost(now))
+    }
+
     /// Whether so many voters have stopped answering this leader that it can commit nothing. A voter
     /// that was not asked yet counts as one that answers.
     pub(super) fn is_cut_off(&self, now: Instant, voters: &[BTreeSet<NodeId>]) -> bool {
-        let lost = |node: &&NodeId| {
-            let told = self.told.get(*node);
-            told.and_then(|told| told.unanswered).is_some_and(|since| now >= since + LEASE)
-        };
+        let lost = |node: &&NodeId| self.told.get(*node).is_some_and(|told| told.is_lost(now));
         voters.iter().any(|voters| voters.iter().filter(lost).count() * 2 >= voters.len().max(1))
     }
 }
+
+#[cfg(test)]
+#[path = "liveness_test.rs"]
+mod tests;

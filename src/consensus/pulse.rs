@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -24,7 +24,7 @@ use super::{
     group::Group,
     host::Host,
     liveness::{Beat, LEASE, LOOK, Liveness, Promise, View},
-    types::{LogId, Vote, VoteRequest, VoteResponse},
+    types::{LogId, Metrics, Vote, VoteRequest, VoteResponse},
     wire::{self, Answer, Malformed, method},
 };
 use crate::{
@@ -44,9 +44,17 @@ type Told = (u64, Option<Vec<(GroupId, u64)>>);
 /// Which version of it is known, and in which groups the leader has to speak itself.
 type Known = (u64, Vec<GroupId>);
 
+/// A leader speaks to its followers by Raft's own means at least so often. Whatever they may have
+/// missed without either side noticing (a commit notice that found a full queue) reaches them then.
+const REMINDER: Duration = Duration::from_secs(60);
+
 /// The table, shared by the groups of a node.
 #[derive(Clone, Default)]
-pub(super) struct Pulse(pub(super) Arc<Mutex<Liveness>>);
+pub(super) struct Pulse {
+    pub(super) table: Arc<Mutex<Liveness>>,
+    /// Some node does not answer: otherwise no leader here needs to ask whether it is cut off.
+    misses_any: Arc<AtomicBool>,
+}
 
 /// How a group's replica follows, as its appends tell.
 #[derive(Debug, Default)]
@@ -70,7 +78,7 @@ impl Following {
     }
 
     /// The leader must speak again before this replica counts as following.
-    fn unsettle(&self) {
+    pub(super) fn unsettle(&self) {
         self.term.store(0, Ordering::Relaxed);
     }
 
@@ -109,6 +117,8 @@ pub(super) async fn run(host: std::sync::Weak<Host>, links: Arc<Links>, pulse: P
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut led = Vec::new();
+    let looks_per_reminder = (REMINDER.as_millis() / LOOK.as_millis()) as u64;
+    let mut looks = 0u64;
     loop {
         ticks.tick().await;
         let Some(host) = host.upgrade() else { return };
@@ -118,18 +128,24 @@ pub(super) async fn run(host: std::sync::Weak<Host>, links: Arc<Links>, pulse: P
         }
         let views: Vec<View> = groups.iter().map(|group| view(group)).collect();
         let news = claims(&groups, &views, &mut led);
-        let by_id = || groups.iter().map(|group| (group.id, group)).collect::<HashMap<_, _>>();
         let now = Instant::now();
         let (stand, beats) = {
-            let mut table = pulse.0.lock();
+            let mut table = pulse.table.lock();
+            pulse.misses_any.store(table.misses_any(now), Ordering::Relaxed);
             let stand = table.tick(now, &views, |id| host.get(id).map(|g| g.voters()).unwrap_or_default());
             (stand, table.beats(now, news))
         };
         for beat in beats {
             tokio::spawn(send(host.clone(), links.clone(), pulse.clone(), beat));
         }
+        looks += 1;
+        let due = |view: &View| view.leads && (view.group.0 + looks).is_multiple_of(looks_per_reminder);
+        for (group, _) in groups.iter().zip(&views).filter(|(_, view)| due(view)) {
+            // Fails only when the group has stopped.
+            let _ = group.raft.trigger().heartbeat().await;
+        }
         if !stand.is_empty() {
-            let by_id = by_id();
+            let by_id = groups.iter().map(|group| (group.id, group)).collect::<HashMap<_, _>>();
             for group in stand.iter().filter_map(|id| by_id.get(id)) {
                 tokio::spawn(self::stand((*group).clone(), links.clone()));
             }
@@ -171,7 +187,7 @@ async fn send(host: Arc<Host>, links: Arc<Links>, pulse: Pulse, beat: Beat) {
     let peer = Peer::Node(beat.to);
     let answer = links.call(&peer, Lane::Main, method::BEAT, body.into(), sent + BEAT_TIMEOUT).await;
     let known = answer.ok().and_then(|answer| wire::read::<Known>(&answer).ok());
-    pulse.0.lock().answered(beat.to, sent, known.as_ref().map(|(held, _)| *held));
+    pulse.table.lock().answered(beat.to, sent, known.as_ref().map(|(held, _)| *held));
     for id in known.into_iter().flat_map(|(_, unsettled)| unsettled) {
         if let Some(group) = host.get(id)
             && group.is_leader()
@@ -188,7 +204,7 @@ pub(super) fn hear(host: &Host, pulse: &Pulse, from: &Conn, body: &[u8]) -> Resu
     let mut known: Known = (0, Vec::new());
     if let Some(node) = from.peer().node {
         let groups: Vec<GroupId> = claims.iter().flatten().map(|(group, _)| *group).collect();
-        let noted = pulse.0.lock().hear(Instant::now(), from.id(), node, version, claims);
+        let noted = pulse.table.lock().hear(Instant::now(), from.id(), node, version, claims);
         if noted.anew {
             for group in groups.into_iter().filter_map(|group| host.get(group)) {
                 group.following.unsettle();
@@ -205,13 +221,16 @@ pub(super) fn may_stand(group: &Group, candidate: NodeId) -> bool {
         let voters = metrics.membership_config.membership().get_joint_config();
         (promise(&metrics.vote), ids(voters))
     });
-    group.pulse.0.lock().may_stand(Instant::now(), group.id, candidate, promise, &voters)
+    group.pulse.table.lock().may_stand(Instant::now(), group.id, candidate, promise, &voters)
 }
 
 /// Whether this leader can commit nothing, because too many voters have stopped answering it.
 pub(super) fn is_cut_off(group: &Group) -> bool {
+    if !group.pulse.misses_any.load(Ordering::Relaxed) {
+        return false;
+    }
     let voters = group.metrics(|metrics| ids(metrics.membership_config.membership().get_joint_config()));
-    group.pulse.0.lock().is_cut_off(Instant::now(), &voters)
+    group.pulse.table.lock().is_cut_off(Instant::now(), &voters)
 }
 
 fn ids(voters: &[BTreeSet<u64>]) -> Vec<BTreeSet<NodeId>> {
@@ -224,12 +243,12 @@ async fn known(group: &Group) -> Answer<(Vote, Option<LogId>)> {
     known.map_err(|fatal| fatal.to_string())
 }
 
-/// Answers whether this replica would vote as asked. Nothing changes by it.
+/// Answers whether this replica would vote as asked, in a term that is high enough: the candidate
+/// learns from the answer which one that is. Nothing changes by it.
 pub(super) async fn pre_vote(group: &Group, request: &VoteRequest) -> Answer<VoteResponse> {
     let (vote, last) = known(group).await?;
     let candidate = NodeId(request.vote.leader_id.node_id);
-    let granted =
-        request.last_log_id >= last && request.vote >= vote && may_stand(group, candidate);
+    let granted = request.last_log_id >= last && may_stand(group, candidate);
     Ok(VoteResponse::new(vote, last, granted))
 }
 
@@ -243,8 +262,7 @@ pub(super) async fn refuse(group: &Group) -> Answer<VoteResponse> {
 /// replica that was cut off so neither deposes a leader that the others hear, nor raises its term.
 async fn stand(group: Arc<Group>, links: Arc<Links>) {
     let Ok((vote, last)) = known(&group).await else { return };
-    let voters =
-        group.metrics(|metrics| ids(metrics.membership_config.membership().get_joint_config()));
+    let voters = group.metrics(|metrics| ids(metrics.membership_config.membership().get_joint_config()));
     let mut wanted = vote;
     (wanted.leader_id.term, wanted.leader_id.node_id, wanted.committed) =
         (vote.leader_id.term + 1, group.me.0, false);
@@ -258,23 +276,35 @@ async fn stand(group: Arc<Group>, links: Arc<Links>) {
             async move {
                 let answer = links.call(&Peer::Node(id), Lane::Main, method::PRE_VOTE, body, deadline).await;
                 let answer = answer.ok().and_then(|body| wire::read::<Answer<VoteResponse>>(&body).ok());
-                (id, answer.and_then(Result::ok).is_some_and(|answer| answer.vote_granted))
+                (id, answer.and_then(Result::ok).filter(|answer| answer.vote_granted))
             }
         })
         .collect();
     let mut granted = BTreeSet::from([group.me]);
+    let mut term = vote.leader_id.term;
     loop {
         let majority = |voters: &BTreeSet<NodeId>| voters.intersection(&granted).count() * 2 > voters.len();
         if voters.iter().all(majority) {
             break;
         }
         match answers.next().await {
-            Some((id, true)) => _ = granted.insert(id),
-            Some((_, false)) => {}
+            Some((id, Some(answer))) => {
+                granted.insert(id);
+                term = term.max(answer.vote.leader_id.term);
+            }
+            Some((_, None)) => {}
             None => return,
         }
     }
     tracing::info!(group = %group.id, leader = ?group.leader(), "stand for election: nobody is heard to lead");
     // Fails only when the group has stopped.
     let _ = group.raft.trigger().elect(false).await;
+    if term > vote.leader_id.term {
+        // A voter was in a higher term. openraft learns of it where it is refused, and not before.
+        let learned = |metrics: &Metrics| metrics.vote.leader_id.term >= term;
+        let wait = group.raft.wait(Some(deadline.saturating_duration_since(Instant::now())));
+        if wait.metrics(learned, "the term to exceed is known").await.is_ok() && group.leader().is_none() {
+            let _ = group.raft.trigger().elect(false).await;
+        }
+    }
 }

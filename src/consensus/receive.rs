@@ -21,7 +21,7 @@ use tokio::{
 use super::{
     freshness::ASK_TIMEOUT,
     group::Group,
-    pulse,
+    pulse::{self, Following},
     types::{AppendRequest, AppendResponse, AppendResult, VoteRequest},
     wire::{self, Answer, GoneLeader, method},
 };
@@ -62,14 +62,14 @@ impl Sessions {
             None => {
                 // The sender began anew; the old session ends when its queue is dropped.
                 let (queue, appends) = mpsc::channel(MAX_QUEUED_APPENDS);
-                tokio::spawn(run_session(appends));
+                tokio::spawn(run_session(appends, group.following.clone()));
                 sessions.insert(node, Session { conn: from.id(), number: session, queue: queue.clone() });
                 queue
             }
         };
         drop(sessions);
         // A dropped reply tells the sender, which begins a new session.
-        let Ok(place) = queue.try_reserve() else { return };
+        let Ok(place) = queue.try_reserve() else { return group.following.unsettle() };
         let mut appending: Appending = Box::pin(append(group.clone(), request));
         // The first poll puts the request into the group's channel, or in line for it: so the order
         // of arrival is the order in which the group gets them. Whoever polls next is woken.
@@ -97,11 +97,13 @@ async fn append(group: Arc<Group>, request: AppendRequest) -> Answer<AppendResul
 
 /// Answers the appends of a session in order. It ends at the first append that the group refuses;
 /// the sender then starts another.
-async fn run_session(mut appends: mpsc::Receiver<(Appending, Reply)>) {
+async fn run_session(mut appends: mpsc::Receiver<(Appending, Reply)>, following: Arc<Following>) {
     while let Some((appending, reply)) = appends.recv().await {
         let answer = appending.await;
         reply.send(wire::answer(&answer));
         if !matches!(answer, Ok(Ok(_))) {
+            // What waits behind it is dropped, and may have told what is committed.
+            following.unsettle();
             return;
         }
     }

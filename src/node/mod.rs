@@ -24,11 +24,7 @@ use tokio::{
 use self::{dispatch::Dispatcher, identity::Member, seen::Seen};
 use crate::{
     config::{self, Address, Role, Settings},
-    consensus::{
-        group::Group,
-        host::Host,
-        machine::Shared,
-    },
+    consensus::{group::Group, host::Host, machine::Shared},
     error::Error,
     http,
     ids::{ClusterId, Epoch, NodeId, StoreId},

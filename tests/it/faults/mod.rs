@@ -2,6 +2,7 @@
 
 mod coordinators;
 mod graceful;
+mod idle;
 mod kill;
 mod majority;
 mod pause;
