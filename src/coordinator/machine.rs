@@ -59,12 +59,12 @@ pub struct State {
 }
 
 /// Why a command changes nothing.
-enum Refusal {
+pub(super) enum Refusal {
     Refused(String),
     Unknown(String),
 }
 
-fn refuse<T>(sentence: impl Into<String>) -> Result<T, Refusal> {
+pub(super) fn refuse<T>(sentence: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::Refused(sentence.into()))
 }
 
@@ -118,6 +118,12 @@ impl State {
             Command::Formed { groups } => self.formed(groups, &mut changed),
             Command::Drain { worker, draining } => self.drain(worker, *draining, &mut changed),
             Command::Remove { worker } => self.remove(worker, &mut changed),
+            Command::AddCoordinator { addr, store, among } => {
+                self.add_coordinator(addr, *store, among, &mut changed)
+            }
+            Command::RemoveCoordinator { node, among } => {
+                self.remove_coordinator(*node, among, &mut changed)
+            }
         };
         match outcome {
             Ok(reply) => (reply, changed),
@@ -398,7 +404,7 @@ impl State {
     }
 }
 
-fn founded(map: &mut Option<Map>) -> Result<&mut Map, Refusal> {
+pub(super) fn founded(map: &mut Option<Map>) -> Result<&mut Map, Refusal> {
     map.as_mut().ok_or_else(|| {
         Refusal::Refused("the cluster is not founded yet; wait until its coordinators are up".to_owned())
     })
@@ -408,7 +414,7 @@ fn unknown<T>(id: &WorkerId) -> Result<T, Refusal> {
     Err(Refusal::Unknown(format!("there is no worker {id}; GET /cluster lists them")))
 }
 
-fn advance(map: &mut Map, changed: &mut Changed) {
+pub(super) fn advance(map: &mut Map, changed: &mut Changed) {
     map.epoch = Epoch(map.epoch.0 + 1);
     changed.add(Record::Header);
 }

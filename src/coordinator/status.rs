@@ -1,11 +1,11 @@
 //! What `GET /cluster` shows, put together from the map and from what the coordinator's leader
 //! has heard. Field names are the contract's (docs/API.md).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{machine::State, observed::Observed, plan::is_moving};
+use super::{machine::State, observed::Observed, plan::is_moving, seats::Change};
 use crate::{
     command::At,
     ids::{ClusterId, Epoch, GroupId, NodeId, Position, WorkerId},
@@ -32,14 +32,43 @@ pub struct Cluster {
 }
 
 /// The coordinator group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coordinators {
     /// The node that leads it.
     pub leader: Option<NodeId>,
     /// Its term.
     pub term: u64,
-    /// `host:port` of each member.
+    /// `host:port` of each member, by the map.
     pub members: BTreeMap<NodeId, String>,
+    /// Members that receive the log and do not vote yet.
+    pub learners: BTreeSet<NodeId>,
+    /// Members that do not answer the leader.
+    pub silent: BTreeSet<NodeId>,
+    /// Members on their way in or out; while there are any, no other change is taken.
+    pub changes: Vec<SeatChange>,
+}
+
+/// A coordinator on its way in or out of the group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeatChange {
+    /// Its number.
+    pub node: NodeId,
+    /// `host:port`, of one that comes.
+    pub addr: Option<String>,
+    /// Whether it comes or goes.
+    pub change: Seat,
+    /// Log entries that it is behind, where known.
+    pub behind: Option<u64>,
+}
+
+/// What happens with a coordinator's seat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seat {
+    /// It is to vote and does not yet.
+    Adding,
+    /// It is to leave the group and has not yet.
+    Removing,
 }
 
 /// A worker.
@@ -120,20 +149,38 @@ pub fn cluster(state: &State, observed: &Observed) -> Option<Cluster> {
     let mut workers = joined(map, observed);
     workers.extend(pinged(state, observed));
     workers.sort_by(|a, b| a.id.cmp(&b.id));
-    let members = map.coordinators.iter().map(|(node, coordinator)| (*node, coordinator.addr.clone()));
     Some(Cluster {
         epoch: map.epoch,
         cluster: map.cluster,
         name: map.settings.name.clone(),
-        coordinators: Coordinators {
-            leader: observed.coordinator_leader,
-            term: observed.coordinator_term,
-            members: members.collect(),
-        },
+        coordinators: coordinators(map, observed),
         workers,
         shards: shards(map, observed),
         moves: moves(state, map, observed),
     })
+}
+
+/// The coordinator group as its leader sees it.
+pub fn coordinators(map: &Map, observed: &Observed) -> Coordinators {
+    let Observed { seats, seats_behind, .. } = observed;
+    let members = map.coordinators.iter().map(|(node, coordinator)| (*node, coordinator.addr.clone()));
+    let change = |(node, change): (NodeId, Change)| SeatChange {
+        node,
+        addr: map.coordinators.get(&node).map(|coordinator| coordinator.addr.clone()),
+        change: match change {
+            Change::Adding => Seat::Adding,
+            Change::Removing => Seat::Removing,
+        },
+        behind: seats_behind.filter(|_| seats.learners.contains(&node)),
+    };
+    Coordinators {
+        leader: observed.coordinator_leader,
+        term: observed.coordinator_term,
+        members: members.collect(),
+        learners: seats.learners.clone(),
+        silent: map.coordinators.keys().filter(|node| !seats.alive.contains(node)).copied().collect(),
+        changes: seats.changes(map).into_iter().map(change).collect(),
+    }
 }
 
 fn joined(map: &Map, observed: &Observed) -> Vec<WorkerStatus> {

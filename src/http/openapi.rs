@@ -141,7 +141,7 @@ impl Param {
     fn describe(self) -> Value {
         let text = || json!({ "type": "string" });
         let (name, place, required, schema, description) = match self {
-            Param::Addr => ("addr", "query", true, text(), "HOST:PORT of the worker."),
+            Param::Addr => ("addr", "query", true, text(), "HOST:PORT of the worker, or coordinator."),
             Param::Consistency => (
                 "consistency",
                 "query",

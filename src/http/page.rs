@@ -15,7 +15,7 @@ use super::{
     ring_picture::{self, Colours},
 };
 use crate::{
-    coordinator::status::{Cluster, Coordinators, Move, Range, ShardStatus, WorkerStatus},
+    coordinator::status::{Cluster, Coordinators, Move, Range, Seat, ShardStatus, WorkerStatus},
     ids::{Position, WorkerId},
     ring::map::Map,
 };
@@ -95,7 +95,7 @@ fn from_map(map: &Map) -> Cluster {
         epoch: map.epoch,
         cluster: map.cluster,
         name: map.settings.name.clone(),
-        coordinators: Coordinators { leader: None, term: 0, members: members.collect() },
+        coordinators: Coordinators { members: members.collect(), ..Coordinators::default() },
         workers,
         shards,
         moves: Vec::new(),
@@ -262,8 +262,16 @@ fn coordinators(group: &Coordinators) -> Markup {
                     tr {
                         td { (node) }
                         td { a href={ "http://" (addr) "/" } { (addr) } }
-                        td { @if group.leader == Some(*node) { "leader, term " (group.term) } @else { "member" } }
+                        td {
+                            @if group.leader == Some(*node) { "leader, term " (group.term) }
+                            @else if group.changes.iter().any(|change| change.node == *node) { "being added" }
+                            @else if group.silent.contains(node) { "does not answer" }
+                            @else { "member" }
+                        }
                     }
+                }
+                @for gone in group.changes.iter().filter(|change| change.change == Seat::Removing) {
+                    tr { td { (gone.node) } td { } td { "being removed" } }
                 }
             }
         }

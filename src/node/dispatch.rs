@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Node, coordinate, coordinator, worker};
+use super::{Node, coordinate, coordinator, seats, worker};
 use crate::{
     consensus::host::Host,
     error::Error,
@@ -90,6 +90,17 @@ async fn cluster(node: &Arc<Node>, call: ClusterCall, deadline: Instant) -> Resu
         ClusterCall::Transfer { group, to } => {
             coordinate::transfer(node, group, to).await?;
             Ok(ClusterAnswer::Done)
+        }
+        ClusterCall::TakeSeat { node: number, map } => {
+            if node.coordinator.is_none() {
+                return Err(Error::Refused("this node is a worker, not a coordinator".into()));
+            }
+            seats::take(node, number, *map).await?;
+            Ok(ClusterAnswer::Done)
+        }
+        ClusterCall::Map => {
+            let map = node.router.map().map(|map| Box::new((**map).clone()));
+            Ok(ClusterAnswer::Map(map))
         }
         ClusterCall::Invite { coordinators } => {
             node.invite(&coordinators)?;

@@ -44,6 +44,7 @@ mod gauges;
 mod identity;
 mod info;
 mod reconcile;
+mod seats;
 mod seen;
 mod upkeep;
 mod worker;
@@ -69,8 +70,10 @@ pub(crate) struct Node {
     stopping: AtomicBool,
     /// The disk does not finish its syncs in time.
     limping: AtomicBool,
-    /// The cluster has taken this worker out for good.
+    /// The cluster has taken this node out for good.
     expelled: AtomicBool,
+    /// Where a coordinator without a seat waits for one.
+    entrance: seats::Entrance,
     /// Coordinators whose cluster a worker is asked to join.
     invitations: watch::Sender<Vec<Address>>,
     /// On coordinators, the group's state.
@@ -96,7 +99,7 @@ impl Node {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Stops every shard here for good: the cluster counts on none of them any more, and a replica
+    /// Stops every group here for good: the cluster counts on none of them any more, and a replica
     /// that nobody counts on must not go on standing for election.
     async fn expel(&self) {
         if !self.expelled.swap(true, Ordering::Relaxed) {
@@ -163,7 +166,11 @@ impl Node {
     fn set_directory(&self, map: &Map) {
         let workers = map.workers.iter().map(|(id, worker)| (*id, (worker.addr.clone(), worker.store)));
         let coordinators = map.coordinators.iter().map(|(id, c)| (*id, (c.addr.clone(), c.store)));
-        self.links.set_directory(workers.chain(coordinators).collect());
+        // A coordinator that is off the map may still have a vote in the change that takes it out.
+        let members = seats::group(self).map(|group| group.members()).unwrap_or_default();
+        let members = members.into_iter().map(|(id, node)| (id, (node.addr, StoreId(node.store))));
+        // Of two entries the later one stays.
+        self.links.set_directory(members.chain(workers).chain(coordinators).collect());
     }
 
     fn add_coordinators(&self, coordinators: &BTreeMap<NodeId, Coordinator>) {
@@ -180,7 +187,9 @@ impl Node {
     /// Asks this worker to join the cluster of these coordinators.
     fn invite(&self, coordinators: &[String]) -> Result<(), Error> {
         if self.coordinator.is_some() {
-            return Err(Error::Refused("this node is a coordinator: only workers join".into()));
+            return Err(Error::Refused(
+                "this node is a coordinator, and only workers join; add it with POST /cluster/coordinators".into(),
+            ));
         }
         if let Some(cluster) = self.member().and_then(|member| member.cluster) {
             return Err(Error::Refused(format!("this worker is a member of cluster {cluster} already")));
@@ -254,6 +263,7 @@ fn build(config: &config::Node, store: Store, name: String) -> anyhow::Result<Ar
         stopping: AtomicBool::new(false),
         limping: AtomicBool::new(false),
         expelled: AtomicBool::new(false),
+        entrance: seats::Entrance::new(),
         invitations: watch::Sender::new(Vec::new()),
         coordinator: coordinates.then(Shared::new),
         seen: Mutex::default(),

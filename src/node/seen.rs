@@ -152,6 +152,7 @@ impl Seen {
                 .map_or(0, |first| millis(now.saturating_duration_since(first))),
             coordinator_leader: Some(leader),
             coordinator_term: term,
+            ..Observed::default()
         }
     }
 }

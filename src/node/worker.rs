@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use rand::RngExt;
 use tokio::time::{Instant, timeout};
 
-use super::{Node, identity};
+use super::{Node, identity, seats};
 use crate::{
     config::Address,
     error::Error,
@@ -58,6 +58,9 @@ pub(super) async fn run(node: Arc<Node>, introduction: Introduction) {
                     node.set_obstacle(Some(told.clone()));
                 }
                 refused = Some(told);
+                if matches!(error, Error::Unavailable(_) | Error::Unknown(_)) {
+                    seats::ask_around(&node).await;
+                }
             }
         }
         let pause = JOIN_PAUSE.mul_f64(1.0 + rand::rng().random::<f64>());
@@ -122,6 +125,7 @@ async fn heartbeats(node: &Arc<Node>) {
             Err(Error::NotFound(_) | Error::Refused(_)) => return,
             Err(error) => {
                 tracing::debug!(%error, "heartbeat");
+                seats::ask_around(node).await;
                 tokio::time::sleep(JOIN_PAUSE).await;
             }
         }

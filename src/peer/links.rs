@@ -303,8 +303,14 @@ impl Links {
         let upgraded =
             upgrade(tcp, addr).await.ok_or_else(|| ConnectError::Protocol { addr: addr.into() })?;
         let mut tcp = raw(upgraded).map_err(io_error)?;
+        let mut from = (*self.identity()).clone();
+        if meant.is_none() && from.cluster.is_none() {
+            // A number means something within a cluster only. Whoever is asked may know another store
+            // under it, and must still be able to say so.
+            from.node = None;
+        }
         let exchange = async {
-            hello::send(&mut tcp, &Hello::new((*self.identity()).clone(), meant, lane)).await?;
+            hello::send(&mut tcp, &Hello::new(from, meant, lane)).await?;
             hello::receive::<Welcome>(&mut tcp).await?.map_err(HelloError::Refused)
         };
         let peer = exchange.await.map_err(|error| match error {

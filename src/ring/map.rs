@@ -30,7 +30,7 @@ pub struct Map {
     pub cluster: ClusterId,
     /// What the cluster was founded with.
     pub settings: Settings,
-    /// The members of the coordinator group.
+    /// The coordinators: those that should be the members of their group.
     pub coordinators: BTreeMap<NodeId, Coordinator>,
     /// The workers that have joined and were not removed.
     pub workers: BTreeMap<NodeId, Worker>,

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{ActiveWorker, Consistency, Served};
 use crate::{
     command::{Answer, Query, Reply},
-    coordinator::status::Cluster,
+    coordinator::status::{Cluster, Coordinators},
     error::Error,
     ids::{ClusterId, Epoch, GroupId, NodeId, StoreId, WorkerId},
     ring::map::Map,
@@ -34,7 +34,8 @@ pub const ANSWER_GRACE: Duration = Duration::from_millis(250);
 /// What nodes ask each other about the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClusterCall {
-    /// Whether the coordinator asked belongs to a group already. Answered by any coordinator.
+    /// Whether the coordinator asked belongs to a group already. Answered by any coordinator; a worker
+    /// says that it is none.
     Formed,
     /// A worker wants to become, or says again that it is, a member.
     Join {
@@ -93,6 +94,32 @@ pub enum ClusterCall {
         /// The worker.
         id: WorkerId,
     },
+    /// The state of the coordinator group alone.
+    Coordinators,
+    /// Brings the running, empty coordinator at this address into the group.
+    AddCoordinator {
+        /// `host:port`.
+        addr: String,
+    },
+    /// Takes a coordinator out of the group for good.
+    RemoveCoordinator {
+        /// Its number, or its `host:port`.
+        which: String,
+    },
+    /// From the coordinators' leader to an empty coordinator: the map has this number for it.
+    TakeSeat {
+        /// Its number.
+        node: NodeId,
+        /// The map that says so.
+        map: Box<Map>,
+    },
+    /// A coordinator asks whether it still belongs to the group.
+    Seated {
+        /// Its number.
+        node: NodeId,
+    },
+    /// The map of the node that is asked, whatever its role.
+    Map,
 }
 
 /// A replica as its worker reports it.
@@ -136,6 +163,12 @@ pub enum ClusterAnswer {
         cluster: Option<ClusterId>,
         /// Its store.
         store: StoreId,
+        /// The stores of its group's members.
+        stores: Vec<StoreId>,
+        /// Its `host:port`, as it says itself.
+        addr: String,
+        /// Whether it is empty and waits to be added to a group.
+        free: bool,
     },
     /// The worker is a member.
     Joined {
@@ -155,8 +188,26 @@ pub enum ClusterAnswer {
     Workers(Vec<ActiveWorker>),
     /// The whole state.
     Status(Box<Cluster>),
-    /// The worker was taken out for good, and its directory with it.
+    /// The worker, or coordinator, was taken out for good, and its directory with it.
     Expelled,
+    /// The state of the coordinator group.
+    Coordinators(Coordinators),
+    /// The seat that a coordinator has got, or lost.
+    Seat(Seat),
+    /// The map of the node that was asked, if it has one.
+    Map(Option<Box<Map>>),
+}
+
+/// A coordinator's place in the group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seat {
+    /// Its number.
+    pub node: NodeId,
+    /// Its `host:port`.
+    pub addr: String,
+    /// Of a new one: the member with the same address, and a directory that was lost, whose place it
+    /// takes.
+    pub replaces: Option<NodeId>,
 }
 
 impl ClusterAnswer {

@@ -6,10 +6,10 @@ use tokio::time::Instant;
 
 use super::{
     ActiveWorker, FIRST_PAUSE, LONGEST_PAUSE, Router,
-    calls::{self, ClusterAnswer, ClusterCall},
+    calls::{self, ClusterAnswer, ClusterCall, Seat},
 };
 use crate::{
-    coordinator::status::Cluster,
+    coordinator::status::{Cluster, Coordinators},
     error::Error,
     ids::{NodeId, WorkerId},
     peer::Peer,
@@ -104,15 +104,38 @@ impl Router {
         self.coordinate(ClusterCall::Remove { id }, deadline).await?.done()
     }
 
+    /// The state of the coordinator group.
+    pub async fn coordinators(&self, deadline: Instant) -> Result<Coordinators, Error> {
+        match self.coordinate(ClusterCall::Coordinators, deadline).await? {
+            ClusterAnswer::Coordinators(coordinators) => Ok(coordinators),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// Brings the running, empty coordinator at `addr` into the group.
+    pub async fn add_coordinator(&self, addr: String, deadline: Instant) -> Result<Seat, Error> {
+        match self.coordinate(ClusterCall::AddCoordinator { addr }, deadline).await? {
+            ClusterAnswer::Seat(seat) => Ok(seat),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// Takes a coordinator, by its number or its `host:port`, out of the group for good.
+    pub async fn remove_coordinator(&self, which: String, deadline: Instant) -> Result<Seat, Error> {
+        match self.coordinate(ClusterCall::RemoveCoordinator { which }, deadline).await? {
+            ClusterAnswer::Seat(seat) => Ok(seat),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// The coordinators to ask in turn: first those of the map, then those that this node was told
+    /// of at its start. Either may be the newer ones, after a long absence.
     fn nth_coordinator(&self, turn: usize) -> Option<Peer> {
         let me = NodeId(self.0.me.load(Ordering::Relaxed));
-        let mut peers: Vec<Peer> = match self.map() {
-            Some(map) => map.coordinators.keys().filter(|id| **id != me).map(|id| Peer::Node(*id)).collect(),
-            None => Vec::new(),
-        };
-        if peers.is_empty() {
-            peers = self.0.seeds.read().clone();
-        }
+        let map = self.map();
+        let known = map.iter().flat_map(|map| map.coordinators.keys()).filter(|id| **id != me);
+        let known = known.map(|id| Peer::Node(*id));
+        let peers: Vec<Peer> = known.chain(self.0.seeds.read().iter().cloned()).collect();
         (!peers.is_empty()).then(|| peers[turn % peers.len()].clone())
     }
 }

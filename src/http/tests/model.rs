@@ -21,7 +21,7 @@ use crate::{
     error::Error,
     ids::{ClusterId, Epoch, GroupId, NodeId, Position, StoreId, WorkerId},
     ring::map::{Indexed, Map, Shard, Worker},
-    router::{ActiveWorker, Consistency, Located, Served, Target},
+    router::{ActiveWorker, Consistency, Located, Served, Target, calls::Seat},
 };
 
 /// The time of the model's clock at its beginning: 2026-01-01T00:00:00Z.
@@ -229,7 +229,7 @@ impl Model {
             epoch: map.epoch,
             cluster: map.cluster,
             name: map.settings.name.clone(),
-            coordinators: Coordinators { leader: Some(NodeId(1)), term: 2, members: BTreeMap::new() },
+            coordinators: Coordinators { leader: Some(NodeId(1)), term: 2, ..Coordinators::default() },
             workers: Vec::new(),
             shards: Vec::new(),
             moves: Vec::new(),
@@ -251,6 +251,27 @@ impl Model {
             state.draining.remove(&id)
         };
         Ok(())
+    }
+
+    pub(crate) async fn coordinators(&self, _: Instant) -> Result<Coordinators, Error> {
+        self.0.lock().coordinators.clone()?;
+        let members = [(NodeId(1), "127.0.0.1:7001".to_owned())].into();
+        Ok(Coordinators { leader: Some(NodeId(1)), term: 2, members, ..Coordinators::default() })
+    }
+
+    pub(crate) async fn add_coordinator(&self, addr: String, _: Instant) -> Result<Seat, Error> {
+        match addr.as_str() {
+            "127.0.0.1:7001" => Err(Error::Refused(format!("{addr} is a member already"))),
+            _ => Ok(Seat { node: NodeId(9), addr, replaces: None }),
+        }
+    }
+
+    pub(crate) async fn remove_coordinator(&self, which: String, _: Instant) -> Result<Seat, Error> {
+        match which.as_str() {
+            "1" => Err(Error::Refused("coordinator 1 is the last one".into())),
+            "127.0.0.1:7009" => Ok(Seat { node: NodeId(9), addr: which, replaces: None }),
+            _ => Err(Error::NotFound(format!("there is no coordinator {which}"))),
+        }
     }
 
     pub(crate) async fn remove(&self, id: WorkerId, _: Instant) -> Result<(), Error> {
