@@ -99,7 +99,7 @@ async fn until_done(client: &Client, seated: &Seated) -> Result<(), Failure> {
         sleep(POLL).await;
         // Nobody may be able to tell while another takes the lead.
         let group = client.coordinators().await;
-        done = group.is_ok_and(|group| group.changes.iter().all(|change| change.node != seated.node));
+        done = group.is_ok_and(|group| group.settled);
     }
     Ok(())
 }

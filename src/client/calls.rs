@@ -327,7 +327,8 @@ impl Client {
 
     /// Takes a coordinator, by its number or its `host:port`, out of the group for good.
     pub async fn remove_coordinator(&self, which: &str) -> Result<Seated, Error> {
-        self.seated(Method::DELETE, Path::new().segment("cluster").segment("coordinators").segment(which)).await
+        self.seated(Method::DELETE, Path::new().segment("cluster").segment("coordinators").segment(which))
+            .await
     }
 
     /// Whether the server's process answers.

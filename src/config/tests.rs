@@ -165,8 +165,7 @@ fn addresses(texts: &[&str]) -> Vec<Address> {
 #[test]
 fn a_coordinator_finds_itself_among_its_peers() {
     let found = |port, listen, advertise, peers: &[&str]| {
-        let founders =
-            if peers.is_empty() { Founders::Default } else { Founders::Peers(addresses(peers)) };
+        let founders = if peers.is_empty() { Founders::Default } else { Founders::Peers(addresses(peers)) };
         Node::coordinator(&args(port, listen, advertise), None, founders, None)
             .map(|node| node.advertise.to_string())
     };

@@ -169,8 +169,7 @@ impl Group {
                 voters: membership.voter_ids().map(NodeId).collect(),
                 learners: membership.learner_ids().map(NodeId).collect(),
                 joint: membership.get_joint_config().len() > 1,
-                settled: metrics.membership_config.log_id()
-                    == metrics.committed_membership_config.log_id(),
+                settled: metrics.membership_config.log_id() == metrics.committed_membership_config.log_id(),
                 answered: answered
                     .filter_map(|(id, at)| at.as_ref().map(|at| (NodeId(*id), at.elapsed())))
                     .collect(),

@@ -121,9 +121,7 @@ impl State {
             Command::AddCoordinator { addr, store, among } => {
                 self.add_coordinator(addr, *store, among, &mut changed)
             }
-            Command::RemoveCoordinator { node, among } => {
-                self.remove_coordinator(*node, among, &mut changed)
-            }
+            Command::RemoveCoordinator { node, among } => self.remove_coordinator(*node, among, &mut changed),
         };
         match outcome {
             Ok(reply) => (reply, changed),

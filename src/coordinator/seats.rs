@@ -168,12 +168,15 @@ impl State {
             return Ok(Reply::Joined { node: *node, cluster, epoch: map.epoch });
         }
         check_members(map, among)?;
-        if let Some(worker) = map.workers.values().find(|worker| worker.addr == addr || worker.store == store) {
+        if let Some(worker) = map.workers.values().find(|worker| worker.addr == addr || worker.store == store)
+        {
             return refuse(format!("{addr} is the address of worker {}, not of a coordinator", worker.id));
         }
         let replaced = replaced(&map.coordinators, addr, store).or_else(refuse)?;
         if replaced.is_none() && map.coordinators.len() >= MAX_COORDINATORS {
-            return refuse(format!("the cluster has its most coordinators, {MAX_COORDINATORS}; remove one first"));
+            return refuse(format!(
+                "the cluster has its most coordinators, {MAX_COORDINATORS}; remove one first"
+            ));
         }
         let node = NodeId(self.next_node);
         let Some(next_node) = self.next_node.checked_add(1) else {

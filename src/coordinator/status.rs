@@ -44,8 +44,10 @@ pub struct Coordinators {
     pub learners: BTreeSet<NodeId>,
     /// Members that do not answer the leader.
     pub silent: BTreeSet<NodeId>,
-    /// Members on their way in or out; while there are any, no other change is taken.
+    /// Members on their way in or out.
     pub changes: Vec<SeatChange>,
+    /// Whether the group is as the map says, and that is committed: else no other change is taken.
+    pub settled: bool,
 }
 
 /// A coordinator on its way in or out of the group.
@@ -173,13 +175,15 @@ pub fn coordinators(map: &Map, observed: &Observed) -> Coordinators {
         },
         behind: seats_behind.filter(|_| seats.learners.contains(&node)),
     };
+    let changes: Vec<_> = seats.changes(map).into_iter().map(change).collect();
     Coordinators {
         leader: observed.coordinator_leader,
         term: observed.coordinator_term,
         members: members.collect(),
         learners: seats.learners.clone(),
         silent: map.coordinators.keys().filter(|node| !seats.alive.contains(node)).copied().collect(),
-        changes: seats.changes(map).into_iter().map(change).collect(),
+        settled: changes.is_empty() && !seats.unsettled,
+        changes,
     }
 }
 

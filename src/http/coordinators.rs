@@ -48,7 +48,7 @@ async fn answer(call: &Call, seat: &Seat) -> Result<Response, Problem> {
     let mut done = false;
     while !done && Instant::now() < until {
         // Where nobody can tell, as while another leads, it is asked again.
-        done = call.backend().coordinators(until).await.is_ok_and(|group| group.changes.is_empty());
+        done = call.backend().coordinators(until).await.is_ok_and(|group| group.settled);
         if !done {
             sleep(POLL).await;
         }

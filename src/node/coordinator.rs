@@ -96,7 +96,8 @@ async fn begin(node: &Arc<Node>, peers: &[Address]) -> anyhow::Result<Arc<Group>
         let Some(place) = place else {
             node.entrance.open();
             node.set_obstacle(Some(
-                "this coordinator waits to be added to a cluster: POST /cluster/coordinators?addr= there".into(),
+                "this coordinator waits to be added to a cluster: POST /cluster/coordinators?addr= there"
+                    .into(),
             ));
             return pending().await;
         };

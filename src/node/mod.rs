@@ -188,7 +188,8 @@ impl Node {
     fn invite(&self, coordinators: &[String]) -> Result<(), Error> {
         if self.coordinator.is_some() {
             return Err(Error::Refused(
-                "this node is a coordinator, and only workers join; add it with POST /cluster/coordinators".into(),
+                "this node is a coordinator, and only workers join; add it with POST /cluster/coordinators"
+                    .into(),
             ));
         }
         if let Some(cluster) = self.member().and_then(|member| member.cluster) {

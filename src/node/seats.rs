@@ -72,7 +72,11 @@ pub(super) struct Entrance {
 
 impl Entrance {
     pub(super) fn new() -> Self {
-        Self { free: AtomicBool::new(false), taken: watch::Sender::new(None), turn: tokio::sync::Mutex::default() }
+        Self {
+            free: AtomicBool::new(false),
+            taken: watch::Sender::new(None),
+            turn: tokio::sync::Mutex::default(),
+        }
     }
 
     /// From now on a seat may be given to it.
@@ -163,7 +167,7 @@ pub(super) async fn add(
         Err(error @ Error::Refused(_)) => return Err(error),
         Err(error) => {
             return Err(Error::Refused(format!(
-                "no coordinator answers at {addr}; start it there first, with --join ({error})"
+                "no coordinator for this cluster answers: {error}; start one there, on an empty directory, with --join"
             )));
         }
     };
@@ -241,7 +245,8 @@ pub(super) fn seen(node: &Node, status: &Status) -> Seats {
 /// The same, with everyone asked anew: before a change that counts on the others.
 async fn probe(node: &Arc<Node>, group: &Group) -> Seats {
     let mut seats = seen(node, &group.status());
-    let members = with_map(node, |map| map.coordinators.keys().copied().collect::<Vec<_>>()).unwrap_or_default();
+    let members =
+        with_map(node, |map| map.coordinators.keys().copied().collect::<Vec<_>>()).unwrap_or_default();
     let me = node.number();
     let asked = members.into_iter().map(|member| async move {
         let lives = Some(member) == me || ask(node, &Peer::Node(member), ClusterCall::Formed).await.is_ok();
@@ -303,7 +308,9 @@ async fn converge(node: &Arc<Node>, group: &Group, deadline: Instant) -> Result<
         // It must live, and know its number, before anything counts on it.
         if ask(node, &Peer::Node(*id), ClusterCall::Formed).await.is_err() {
             let map = with_map(node, |map| Box::new(map.clone()))?;
-            ask(node, &Peer::Addr(member.addr.clone()), ClusterCall::TakeSeat { node: *id, map }).await?.done()?;
+            ask(node, &Peer::Addr(member.addr.clone()), ClusterCall::TakeSeat { node: *id, map })
+                .await?
+                .done()?;
         }
     }
     group.change_members(&wanted).await.map(|_| ())

@@ -256,7 +256,13 @@ impl Model {
     pub(crate) async fn coordinators(&self, _: Instant) -> Result<Coordinators, Error> {
         self.0.lock().coordinators.clone()?;
         let members = [(NodeId(1), "127.0.0.1:7001".to_owned())].into();
-        Ok(Coordinators { leader: Some(NodeId(1)), term: 2, members, ..Coordinators::default() })
+        Ok(Coordinators {
+            leader: Some(NodeId(1)),
+            term: 2,
+            members,
+            settled: true,
+            ..Coordinators::default()
+        })
     }
 
     pub(crate) async fn add_coordinator(&self, addr: String, _: Instant) -> Result<Seat, Error> {

@@ -5,6 +5,11 @@
 //! join ID [store=N] [addr=ADDR] [zone=ZONE] [replace=yes]
 //! ping ID ADDR, drain ID, undrain ID, remove ID, formed GROUP…
 //! place [epoch=N] START:NODE,NODE… …      START is the shard's number, 1 the first; new ones: START:new:NODE,…
+//! seat ADDR [store=N] [among=N,…]          a coordinator is added
+//! unseat NODE [among=N,…]                  and removed; among: those that the map has, unless told
+//! group VOTERS [learners=N,…] [unsettled=yes] [alive=N,…]    what the coordinators' leader sees; alive: the voters
+//! changes                                  coordinators on their way in or out
+//! may seat ADDR [store=N], may unseat NODE
 //! map, status                              the map; what GET /cluster makes of it
 //!
 //! active NODE…, silent MS NODE…            what was heard of workers
@@ -35,6 +40,7 @@ use quoring::{
         observed::{Heartbeat, Observed, ShardSeen, WorkerSeen},
         plan::{self, Step},
         records::Changed,
+        seats::{self, Seats},
         status,
     },
     ids::{ClusterId, Epoch, GroupId, NodeId, Position, StoreId},
@@ -84,6 +90,25 @@ impl Coordinators {
                 self.apply(&Command::Drain { worker: words.next().parse().unwrap(), draining: false })
             }
             "remove" => self.apply(&Command::Remove { worker: words.next().parse().unwrap() }),
+            "seat" | "unseat" => self.seat(line, &mut words),
+            "group" => {
+                let list =
+                    |words: &mut Words<'_>, name| words.named(name).map(|list| nodes(list).into_iter());
+                let voters: Vec<_> = nodes(words.next());
+                self.observed.seats = Seats {
+                    learners: list(&mut words, "learners").into_iter().flatten().collect(),
+                    unsettled: words.named("unsettled") == Some("yes"),
+                    alive: list(&mut words, "alive").unwrap_or_else(|| voters.clone().into_iter()).collect(),
+                    voters: voters.into_iter().collect(),
+                };
+                String::new()
+            }
+            "changes" => {
+                let changes = self.observed.seats.changes(self.map());
+                let shown: Vec<_> =
+                    changes.iter().map(|(node, change)| format!("{node} {change:?}")).collect();
+                if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
+            }
             "map" => self.show_map(),
             "status" => self.show_status(),
             "may" => self.may(&mut words),
@@ -160,6 +185,23 @@ impl Coordinators {
             addr: words.named("addr").map_or_else(|| format!("{id}:8000"), str::to_owned),
             zone: words.named("zone").map(str::to_owned),
             replace: words.named("replace") == Some("yes"),
+        };
+        self.apply(&command)
+    }
+
+    fn seat(&mut self, line: &str, words: &mut Words<'_>) -> String {
+        let among = match words.named("among") {
+            Some(list) => nodes(list).into_iter().collect(),
+            None => {
+                self.state.map().map(|map| map.coordinators.keys().copied().collect()).unwrap_or_default()
+            }
+        };
+        let command = if line.starts_with("seat") {
+            let addr = words.next().to_owned();
+            let store = StoreId(Uuid::from_u128(words.named_number("store").unwrap_or(1).into()));
+            Command::AddCoordinator { addr, store, among }
+        } else {
+            Command::RemoveCoordinator { node: NodeId(words.number()), among }
         };
         self.apply(&command)
     }
@@ -319,19 +361,47 @@ impl Coordinators {
 
     fn may(&mut self, words: &mut Words<'_>) -> String {
         let verb = words.next();
-        let id = words.next().parse().unwrap();
         let map = self.map();
+        let seats = &self.observed.seats;
         let judged = match verb {
-            "drain" => leave::may_drain(map, &self.observed, &id),
-            "remove" => leave::may_remove(map, &self.observed, map.worker(&id).unwrap().0),
-            _ => panic!("no such question: {verb}"),
+            "seat" => {
+                let store = StoreId(Uuid::from_u128(words.named_number("store").unwrap_or(1).into()));
+                return match seats::may_add(map, seats, words.next(), store) {
+                    Ok(None) => "yes".to_owned(),
+                    Ok(Some(old)) => format!("yes, in the place of {old}"),
+                    Err(sentence) => format!("no: {sentence}"),
+                };
+            }
+            "unseat" => {
+                let judged = seats::may_remove(map, seats, NodeId(words.number()));
+                return judged.map_or_else(|sentence| format!("no: {sentence}"), |()| "yes".to_owned());
+            }
+            _ => {
+                let id = words.next().parse().unwrap();
+                self.may_leave(verb, &id)
+            }
         };
         judged.map_or_else(|sentence| format!("no: {sentence}"), |()| "yes".to_owned())
+    }
+
+    fn may_leave(&self, verb: &str, id: &quoring::ids::WorkerId) -> Result<(), String> {
+        let map = self.map();
+        match verb {
+            "drain" => leave::may_drain(map, &self.observed, id),
+            "remove" => leave::may_remove(map, &self.observed, map.worker(id).unwrap().0),
+            _ => panic!("no such question: {verb}"),
+        }
     }
 
     fn show_map(&self) -> String {
         let Some(map) = self.state.map() else { return "no map".to_owned() };
         let mut shown = format!("epoch {}\n", map.epoch);
+        // Shown where they are no longer the founders.
+        if map.coordinators.iter().any(|(node, seat)| seat.addr != format!("h:700{node}")) {
+            for (node, seat) in &map.coordinators {
+                writeln!(shown, "coordinator {node} at {}", seat.addr).unwrap();
+            }
+        }
         for (node, worker) in &map.workers {
             let zone = worker.zone.as_deref().map_or(String::new(), |zone| format!(" in {zone}"));
             let draining = if worker.draining { ", draining" } else { "" };

@@ -1,0 +1,3 @@
+//! Workers and coordinators that come and go under a steady load.
+
+mod coordinators;
