@@ -94,7 +94,6 @@ async fn begin(node: &Arc<Node>, peers: &[Address]) -> anyhow::Result<Arc<Group>
     let place = peers.iter().position(|peer| *peer == node.advertise);
     let founding = async {
         let Some(place) = place else {
-            node.entrance.open();
             node.set_obstacle(Some(
                 "this coordinator waits to be added to a cluster: POST /cluster/coordinators?addr= there"
                     .into(),

@@ -269,6 +269,12 @@ fn build(config: &config::Node, store: Store, name: String) -> anyhow::Result<Ar
         coordinator: coordinates.then(Shared::new),
         seen: Mutex::default(),
     });
+    if matches!(&config.role, Role::Coordinator { peers } if peers.is_empty())
+        && identity::member(node.host.store())?.is_none()
+    {
+        // Before anybody can ask: it has nothing, and it founds nothing.
+        node.entrance.open();
+    }
     dispatcher.connect(&node);
     tokio::spawn(take_over(node.clone(), gone));
     tokio::spawn(upkeep::run(node.clone()));

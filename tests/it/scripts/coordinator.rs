@@ -28,6 +28,8 @@
 //! After every command the state is read back from its records, and the records that it said were
 //! changed are enough to keep a copy current.
 
+mod seating;
+
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use quoring::{
@@ -40,8 +42,7 @@ use quoring::{
         observed::{Heartbeat, Observed, ShardSeen, WorkerSeen},
         plan::{self, Step},
         records::Changed,
-        seats::{self, Seats},
-        status,
+        seats, status,
     },
     ids::{ClusterId, Epoch, GroupId, NodeId, Position, StoreId},
     ring::map::{Coordinator, Map, Shard},
@@ -91,24 +92,8 @@ impl Coordinators {
             }
             "remove" => self.apply(&Command::Remove { worker: words.next().parse().unwrap() }),
             "seat" | "unseat" => self.seat(line, &mut words),
-            "group" => {
-                let list =
-                    |words: &mut Words<'_>, name| words.named(name).map(|list| nodes(list).into_iter());
-                let voters: Vec<_> = nodes(words.next());
-                self.observed.seats = Seats {
-                    learners: list(&mut words, "learners").into_iter().flatten().collect(),
-                    unsettled: words.named("unsettled") == Some("yes"),
-                    alive: list(&mut words, "alive").unwrap_or_else(|| voters.clone().into_iter()).collect(),
-                    voters: voters.into_iter().collect(),
-                };
-                String::new()
-            }
-            "changes" => {
-                let changes = self.observed.seats.changes(self.map());
-                let shown: Vec<_> =
-                    changes.iter().map(|(node, change)| format!("{node} {change:?}")).collect();
-                if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
-            }
+            "group" => self.group(&mut words),
+            "changes" => self.changes(),
             "map" => self.show_map(),
             "status" => self.show_status(),
             "may" => self.may(&mut words),
@@ -185,23 +170,6 @@ impl Coordinators {
             addr: words.named("addr").map_or_else(|| format!("{id}:8000"), str::to_owned),
             zone: words.named("zone").map(str::to_owned),
             replace: words.named("replace") == Some("yes"),
-        };
-        self.apply(&command)
-    }
-
-    fn seat(&mut self, line: &str, words: &mut Words<'_>) -> String {
-        let among = match words.named("among") {
-            Some(list) => nodes(list).into_iter().collect(),
-            None => {
-                self.state.map().map(|map| map.coordinators.keys().copied().collect()).unwrap_or_default()
-            }
-        };
-        let command = if line.starts_with("seat") {
-            let addr = words.next().to_owned();
-            let store = StoreId(Uuid::from_u128(words.named_number("store").unwrap_or(1).into()));
-            Command::AddCoordinator { addr, store, among }
-        } else {
-            Command::RemoveCoordinator { node: NodeId(words.number()), among }
         };
         self.apply(&command)
     }
@@ -362,20 +330,9 @@ impl Coordinators {
     fn may(&mut self, words: &mut Words<'_>) -> String {
         let verb = words.next();
         let map = self.map();
-        let seats = &self.observed.seats;
         let judged = match verb {
-            "seat" => {
-                let store = StoreId(Uuid::from_u128(words.named_number("store").unwrap_or(1).into()));
-                return match seats::may_add(map, seats, words.next(), store) {
-                    Ok(None) => "yes".to_owned(),
-                    Ok(Some(old)) => format!("yes, in the place of {old}"),
-                    Err(sentence) => format!("no: {sentence}"),
-                };
-            }
-            "unseat" => {
-                let judged = seats::may_remove(map, seats, NodeId(words.number()));
-                return judged.map_or_else(|sentence| format!("no: {sentence}"), |()| "yes".to_owned());
-            }
+            "seat" => return self.may_seat(words),
+            "unseat" => seats::may_remove(map, &self.observed.seats, NodeId(words.number())),
             _ => {
                 let id = words.next().parse().unwrap();
                 self.may_leave(verb, &id)
