@@ -196,6 +196,19 @@ impl Group {
         }
     }
 
+    /// At the leader: whether the group counts on a member, by a membership that was the latest one at
+    /// some time after this call began.
+    pub async fn counts_on(&self, member: NodeId, deadline: Instant) -> Result<bool, Error> {
+        if !self.is_leader() {
+            return Err(Error::NotLeader { leader: self.leader() });
+        }
+        // Who leads has every earlier membership in its log, be it committed or not.
+        self.read_barrier(deadline).await?;
+        let status = self.status();
+        let named = status.voters.contains(&member) || status.learners.contains(&member);
+        Ok(named || status.joint || !status.settled)
+    }
+
     /// At the leader: takes the next step towards `wanted` voters. New ones listen first; when they
     /// have caught up, the voters change through a joint configuration (dissertation, section 4.3),
     /// and whoever is not wanted leaves.

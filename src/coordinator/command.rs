@@ -34,6 +34,8 @@ pub enum Command {
         addr: String,
         /// Where it stands.
         zone: Option<String>,
+        /// The number that it was given earlier; none where it never heard of one.
+        node: Option<NodeId>,
         /// Set by a leader that sees no sign of life of the worker that had this id with another
         /// store: then that one is retired.
         replace: bool,

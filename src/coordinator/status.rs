@@ -260,12 +260,10 @@ fn shards(map: &Map, observed: &Observed) -> Vec<ShardStatus> {
 }
 
 fn moves(state: &State, map: &Map, observed: &Observed) -> Vec<Move> {
-    // A member on its way out may be no worker any more.
-    let removed: BTreeMap<NodeId, &WorkerId> =
-        state.removed.iter().map(|((id, _), node)| (*node, id)).collect();
     let name = |node: &NodeId| {
         let present = map.workers.get(node).map(|worker| &worker.id);
-        present.or_else(|| removed.get(node).copied()).cloned()
+        // A member on its way out may be no worker any more.
+        present.or_else(|| state.removed.get(node)).cloned()
     };
     let mut moves = Vec::new();
     for shard in map.shards.values().filter(|shard| shard.formed) {

@@ -245,17 +245,17 @@ pub(super) async fn answer(
         return Err(Error::NotLeader { leader: group.leader() });
     }
     match call {
-        ClusterCall::Join { id, store, addr, zone } => {
+        ClusterCall::Join { id, store, addr, zone, node: number } => {
             // An id that came back with another store replaces the old worker only if that one is silent.
             let known = shared.state().worker(&id).map(|(number, _)| number);
             let inactive_after = inactive_after(&shared.state());
             let replace =
                 known.is_some_and(|n| node.seen.lock().silent_for(n, Instant::now()) >= inactive_after);
             group.read_barrier(deadline).await?;
-            if shared.state().removed(&id, store).is_some() {
+            if number.is_some_and(|number| shared.state().expelled(number)) {
                 return Ok(ClusterAnswer::Expelled);
             }
-            let command = Command::Join { id, store, addr, zone, replace };
+            let command = Command::Join { id, store, addr, zone, node: number, replace };
             match propose(&group, &command, deadline).await? {
                 Reply::Joined { node: number, .. } => {
                     node.seen.lock().heard(number, &[], Instant::now(), clock::now());
@@ -331,6 +331,7 @@ pub(super) async fn answer(
         ClusterCall::Formed
         | ClusterCall::TakeSeat { .. }
         | ClusterCall::Map
+        | ClusterCall::CountsOn { .. }
         | ClusterCall::TakeMap(_)
         | ClusterCall::Transfer { .. }
         | ClusterCall::Invite { .. } => Err(Error::Invalid("this is not for a coordinator".into())),

@@ -98,6 +98,11 @@ async fn cluster(node: &Arc<Node>, call: ClusterCall, deadline: Instant) -> Resu
             seats::take(node, number, *map).await?;
             Ok(ClusterAnswer::Done)
         }
+        ClusterCall::CountsOn { group, node: whom } => {
+            let not_here = Error::NotHere { epoch: node.epoch() };
+            let group = node.host.get(group).ok_or(not_here)?;
+            Ok(ClusterAnswer::CountsOn(group.counts_on(whom, deadline).await?))
+        }
         ClusterCall::Map => {
             let map = node.router.map().map(|map| Box::new((**map).clone()));
             Ok(ClusterAnswer::Map(map))

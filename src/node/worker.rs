@@ -9,7 +9,7 @@ use super::{Node, identity, seats};
 use crate::{
     config::Address,
     error::Error,
-    ids::{GroupId, WorkerId},
+    ids::{GroupId, NodeId, WorkerId},
     peer::Peer,
     ring::map::Map,
     router::calls::{ClusterAnswer, ClusterCall, Held, Leads},
@@ -74,6 +74,7 @@ async fn join(node: &Arc<Node>, introduction: &Introduction) -> Result<(), Error
         store: identity::store_id(node.host.store()),
         addr: node.advertise.to_string(),
         zone: introduction.zone.clone(),
+        node: node.number(),
     };
     match node.router.coordinate(call, Instant::now() + ATTEMPT).await? {
         ClusterAnswer::Joined { node: number, map } => {
@@ -114,9 +115,11 @@ async fn heartbeats(node: &Arc<Node>) {
                     take_map(node, *newer).await;
                 }
                 for group in wipe {
-                    tracing::info!(%group, "wipe replica: its shard has let go of it");
-                    if let Err(error) = node.host.wipe(group).await {
-                        tracing::error!(%group, %error, "wipe replica");
+                    match wipe_replica(node, number, group).await {
+                        Ok(true) => tracing::info!(%group, "wipe replica: its shard has let go of it"),
+                        Ok(false) => tracing::info!(%group, "keep replica: its shard counts on it"),
+                        // The order comes again with a later heartbeat.
+                        Err(error) => tracing::debug!(%group, %error, "wipe replica"),
                     }
                 }
             }
@@ -130,6 +133,21 @@ async fn heartbeats(node: &Arc<Node>) {
             }
         }
     }
+}
+
+/// Wipes a replica that no coordinator wants here, and tells whether it did.
+///
+/// The order may be old: from a coordinator that leads no more, or made from what the shard's leader
+/// told long ago. A replica that votes must never be wiped, as it would forget what it acknowledged.
+/// So the shard itself is asked: its leader proves that the membership is without this replica, at a
+/// time after the end of this replica's log was noted. Whoever counts on it from then on has to send
+/// it something first, and the log would end elsewhere.
+async fn wipe_replica(node: &Arc<Node>, me: NodeId, group: GroupId) -> Result<bool, Error> {
+    let end = node.host.log_end(group).await?;
+    if node.router.counts_on(group, me, Instant::now() + ATTEMPT).await? {
+        return Ok(false);
+    }
+    node.host.wipe(group, &end).await
 }
 
 /// Takes a newer map, also to disk: after a restart this worker serves before it has found a

@@ -47,6 +47,8 @@ pub enum ClusterCall {
         addr: String,
         /// Where it stands.
         zone: Option<String>,
+        /// The number that it was given earlier.
+        node: Option<NodeId>,
     },
     /// A member worker lives.
     Heartbeat {
@@ -120,6 +122,14 @@ pub enum ClusterCall {
     },
     /// The map of the node that is asked, whatever its role.
     Map,
+    /// To a shard's leader: whether the shard counts on the replica of a node. What it answers was
+    /// proved after the question came.
+    CountsOn {
+        /// The shard.
+        group: GroupId,
+        /// The node.
+        node: NodeId,
+    },
 }
 
 /// A replica as its worker reports it.
@@ -181,7 +191,8 @@ pub enum ClusterAnswer {
     Heard {
         /// The map, where the worker's was older.
         map: Option<Box<Map>>,
-        /// Replicas that it keeps and that no longer belong to their shard: to be wiped.
+        /// Replicas that it keeps and that seem to belong to their shard no longer: to be wiped, if the
+        /// shard says so too.
         wipe: Vec<GroupId>,
     },
     /// The active workers.
@@ -196,6 +207,8 @@ pub enum ClusterAnswer {
     Seat(Seat),
     /// The map of the node that was asked, if it has one.
     Map(Option<Box<Map>>),
+    /// Whether the shard counts on it.
+    CountsOn(bool),
 }
 
 /// A coordinator's place in the group.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     coordinator::status::{Cluster, Coordinators},
     error::Error,
-    ids::{NodeId, WorkerId},
+    ids::{GroupId, NodeId, WorkerId},
     peer::Peer,
 };
 
@@ -126,6 +126,23 @@ impl Router {
             ClusterAnswer::Seat(seat) => Ok(seat),
             other => Err(other.unexpected()),
         }
+    }
+
+    /// Whether a shard counts on the replica of a node, as proved by its leader.
+    pub async fn counts_on(&self, group: GroupId, node: NodeId, deadline: Instant) -> Result<bool, Error> {
+        let map = self.map().ok_or_else(super::no_shards)?;
+        let (_, shard) =
+            map.shard(group).ok_or_else(|| Error::NotFound(format!("there is no shard {group}")))?;
+        let mut last = Error::Unavailable("the shard has no replicas".into());
+        for replica in shard.replicas.iter().filter(|replica| **replica != node) {
+            let call = ClusterCall::CountsOn { group, node };
+            match self.ask_coordinator(&Peer::Node(*replica), &call, deadline).await {
+                Ok(ClusterAnswer::CountsOn(counts)) => return Ok(counts),
+                Ok(other) => last = other.unexpected(),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 
     /// The coordinators to ask in turn: first those of the map, then those that this node was told

@@ -77,7 +77,7 @@ impl Cluster {
         self.joined += 1;
         let store = StoreId(Uuid::from_u128(self.joined.into()));
         let zone = zone.map(|zone| zone.to_string());
-        let join = Command::Join { id, store, addr: format!("h:{}", self.joined), zone, replace };
+        let join = Command::Join { id, store, addr: format!("h:{}", self.joined), zone, node: None, replace };
         if let Reply::Joined { node, .. } = self.apply(&join) {
             let seen = WorkerSeen { active: true, silent_for_ms: 0, last_ping: None };
             self.observed.workers.insert(node, seen);

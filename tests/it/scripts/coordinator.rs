@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! found [replication=N] [shards=N] [coordinators=N] [cluster=N]
-//! join ID [store=N] [addr=ADDR] [zone=ZONE] [replace=yes]
+//! join ID [store=N] [addr=ADDR] [zone=ZONE] [node=N] [replace=yes]
 //! ping ID ADDR, drain ID, undrain ID, remove ID, formed GROUP…
 //! place [epoch=N] START:NODE,NODE… …      START is the shard's number, 1 the first; new ones: START:new:NODE,…
 //! seat ADDR [store=N] [among=N,…]          a coordinator is added
@@ -169,6 +169,7 @@ impl Coordinators {
             store: StoreId(Uuid::from_u128(words.named_number("store").unwrap_or(1).into())),
             addr: words.named("addr").map_or_else(|| format!("{id}:8000"), str::to_owned),
             zone: words.named("zone").map(str::to_owned),
+            node: words.named_number("node").map(NodeId),
             replace: words.named("replace") == Some("yes"),
         };
         self.apply(&command)
