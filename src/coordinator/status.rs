@@ -120,6 +120,9 @@ pub struct ShardStatus {
     pub end: Position,
     /// The workers that should keep it, the primary first.
     pub replicas: Vec<WorkerId>,
+    /// Whether these stand in distinct zones. They do where there are enough; a worker without a zone
+    /// shares none.
+    pub spread: bool,
     /// Who leads it, as far as known.
     pub leader: Option<WorkerId>,
     /// The leader's term.
@@ -249,6 +252,7 @@ fn shards(map: &Map, observed: &Observed) -> Vec<ShardStatus> {
                 start: *start,
                 end,
                 replicas: shard.replicas.iter().filter_map(name).collect(),
+                spread: map.is_spread(shard),
                 leader: led.and_then(|seen| seen.leader.as_ref()).and_then(name),
                 term: seen.map(|seen| seen.term),
                 commit: seen.and_then(|seen| seen.commit),

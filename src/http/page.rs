@@ -61,6 +61,7 @@ fn from_map(map: &Map) -> Cluster {
     let mut ends = map.shards.keys().skip(1).copied();
     for (start, shard) in &map.shards {
         shards.push(ShardStatus {
+            spread: map.is_spread(shard),
             id: shard.group,
             start: *start,
             end: ends.next().unwrap_or(Position(0)),

@@ -146,6 +146,13 @@ impl Map {
         Ok(())
     }
 
+    /// Whether no two replicas of a shard stand in one zone.
+    pub fn is_spread(&self, shard: &Shard) -> bool {
+        let mut zones = BTreeSet::new();
+        let of = |node| self.workers.get(node).and_then(|worker| worker.zone.as_ref());
+        shard.replicas.iter().filter_map(of).all(|zone| zones.insert(zone))
+    }
+
     /// The shard whose arc holds a position; `None` before there are shards.
     pub fn shard_at(&self, position: Position) -> Option<(Position, &Shard)> {
         self.shards.range(..=position).next_back().map(|(start, shard)| (*start, shard))
