@@ -40,6 +40,8 @@ pub struct WorkerSeen {
     pub silent_for_ms: u64,
     /// When it was last heard of, by this leader's clock.
     pub last_ping: Option<At>,
+    /// By how much its clock is off, where that is too much, milliseconds.
+    pub clock_off_ms: Option<i64>,
 }
 
 /// What was heard of an id that only pings.

@@ -92,6 +92,8 @@ pub struct WorkerStatus {
     pub draining: bool,
     /// When it was last heard of, RFC 3339, by the coordinator leader's clock.
     pub last_ping: Option<String>,
+    /// By how much its clock is off, where that is too much, milliseconds.
+    pub clock_off_ms: Option<i64>,
     /// How many shards it leads.
     pub leads: u32,
     /// How many shards it keeps a replica of.
@@ -211,6 +213,7 @@ fn joined(map: &Map, observed: &Observed) -> Vec<WorkerStatus> {
             joined: true,
             draining: worker.draining,
             last_ping: seen.last_ping.map(rfc3339),
+            clock_off_ms: seen.clock_off_ms,
             leads: leads.get(node).copied().unwrap_or_default(),
             holds: held.get(node).copied().unwrap_or_default(),
             ranges: arcs.into_iter().map(|(start, end)| Range { start, end }).collect(),
@@ -231,6 +234,7 @@ fn pinged<'a>(state: &'a State, observed: &'a Observed) -> impl Iterator<Item = 
             joined: false,
             draining: false,
             last_ping: seen.last_ping.map(rfc3339),
+            clock_off_ms: None,
             leads: 0,
             holds: 0,
             ranges: Vec::new(),

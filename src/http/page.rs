@@ -82,6 +82,7 @@ fn from_map(map: &Map) -> Cluster {
         joined: true,
         draining: worker.draining,
         last_ping: None,
+        clock_off_ms: None,
         leads: 0,
         holds: count(&shards, |shard| shard.replicas.contains(&worker.id)),
         ranges: shards
@@ -236,6 +237,7 @@ fn workers(workers: &[&WorkerStatus], colours: &Colours, asked: bool) -> Markup 
                         td.number { (worker.holds) }
                         td {
                             @if !worker.joined { "pinged only" } @else if worker.draining { "draining" }
+                            @if worker.clock_off_ms.is_some() { " its clock is wrong" }
                             @if let Some(at) = worker.last_ping.as_ref().filter(|_| !worker.active) {
                                 " last heard of " (at)
                             }

@@ -20,6 +20,7 @@ use crate::{
     config::Address,
     consensus::{group::Group, machine::Machine},
     coordinator::{
+        clocks,
         command::{Command, Reply},
         leave,
         machine::State,
@@ -245,7 +246,7 @@ pub(super) async fn answer(
         return Err(Error::NotLeader { leader: group.leader() });
     }
     match call {
-        ClusterCall::Join { id, store, addr, zone, node: number } => {
+        ClusterCall::Join { id, store, addr, zone, node: number, at } => {
             // An id that came back with another store replaces the old worker only if that one is silent.
             let known = shared.state().worker(&id).map(|(number, _)| number);
             let inactive_after = inactive_after(&shared.state());
@@ -255,10 +256,15 @@ pub(super) async fn answer(
             if number.is_some_and(|number| shared.state().expelled(number)) {
                 return Ok(ClusterAnswer::Expelled);
             }
+            // A member is needed for what it keeps; its heartbeats are told.
+            let off = node.seen.lock().clock_off(number, at, clock::now());
+            if let Some(off) = off.filter(|_| number.is_none()) {
+                return Err(Error::Refused(clocks::sentence(off)));
+            }
             let command = Command::Join { id, store, addr, zone, node: number, replace };
             match propose(&group, &command, deadline).await? {
                 Reply::Joined { node: number, .. } => {
-                    node.seen.lock().heard(number, &[], Instant::now(), clock::now());
+                    node.seen.lock().heard(number, &[], Some(at), Instant::now(), clock::now());
                     let map = shared.state().map().cloned();
                     let map = map.ok_or_else(|| Error::Unavailable("the cluster is being founded".into()))?;
                     Ok(ClusterAnswer::Joined { node: number, map: Box::new(map) })
@@ -266,12 +272,14 @@ pub(super) async fn answer(
                 other => done(other),
             }
         }
-        ClusterCall::Heartbeat { node: number, epoch, held } => {
+        ClusterCall::Heartbeat { node: number, epoch, held, at } => {
             let state = shared.state();
             let map = state.map().filter(|map| map.workers.contains_key(&number));
             let map = map.ok_or_else(|| Error::NotFound(format!("node {number} is not a member")))?;
             let mut seen = node.seen.lock();
-            seen.heard(number, &held, Instant::now(), clock::now());
+            let now = clock::now();
+            seen.heard(number, &held, Some(at), Instant::now(), now);
+            let clock_off_ms = seen.clock_off(Some(number), at, now);
             let wipe = held.iter().map(|held| held.group).filter(|group| {
                 // Only a report of the shard's leader, made under a map that does not want the replica
                 // here, says that nobody counts on it any more.
@@ -285,7 +293,7 @@ pub(super) async fn answer(
             });
             let wipe = wipe.collect();
             let newer = (map.epoch > epoch).then(|| Box::new(map.clone()));
-            Ok(ClusterAnswer::Heard { map: newer, wipe })
+            Ok(ClusterAnswer::Heard { map: newer, wipe, clock_off_ms })
         }
         ClusterCall::Ping { id, addr } => ping(node, &group, id, addr, deadline).await,
         ClusterCall::Workers => {
@@ -382,7 +390,9 @@ async fn ping(
     };
     match known {
         // Its own heartbeats tell more; still, whoever pings for it from its address sees it alive.
-        Known::Member(number) => node.seen.lock().heard(number, &[], Instant::now(), clock::now()),
+        Known::Member(number) => {
+            node.seen.lock().heard(number, &[], None, Instant::now(), clock::now());
+        }
         Known::Pinged => {
             group.read_barrier(deadline).await?;
             node.seen.lock().pinged(id, Instant::now(), clock::now());

@@ -143,7 +143,8 @@ pub(super) async fn add(
 ) -> Result<ClusterAnswer, Error> {
     group.read_barrier(deadline).await?;
     let cluster = with_map(node, |map| map.cluster)?;
-    let (addr, store) = match ask(node, &Peer::Addr(addr.clone()), ClusterCall::Formed).await {
+    let asked = node.router.ask_newcomer(addr.clone(), &ClusterCall::Formed, Instant::now() + ANSWER_TIMEOUT);
+    let (addr, store) = match asked.await {
         Ok(ClusterAnswer::Formed { addr, store, free: true, .. }) => (addr, store),
         Ok(ClusterAnswer::Formed { cluster: Some(other), .. }) if other != cluster => {
             return Err(Error::Refused(format!(

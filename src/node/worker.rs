@@ -7,7 +7,9 @@ use tokio::time::{Instant, timeout};
 
 use super::{Node, identity, seats};
 use crate::{
+    clock,
     config::Address,
+    coordinator::clocks,
     error::Error,
     ids::{GroupId, NodeId, WorkerId},
     peer::Peer,
@@ -24,6 +26,9 @@ const JOIN_PAUSE: Duration = Duration::from_millis(200);
 /// How often a worker looks whether what it leads has changed: then the coordinator hears of it at
 /// once and not with the next heartbeat.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The time for giving the leaderships away.
+const HAND_OVER: Duration = Duration::from_millis(500);
 
 /// Who a worker says it is when it joins.
 #[derive(Debug, Clone)]
@@ -75,6 +80,7 @@ async fn join(node: &Arc<Node>, introduction: &Introduction) -> Result<(), Error
         addr: node.advertise.to_string(),
         zone: introduction.zone.clone(),
         node: node.number(),
+        at: clock::now(),
     };
     match node.router.coordinate(call, Instant::now() + ATTEMPT).await? {
         ClusterAnswer::Joined { node: number, map } => {
@@ -98,6 +104,7 @@ async fn join(node: &Arc<Node>, introduction: &Introduction) -> Result<(), Error
 async fn heartbeats(node: &Arc<Node>) {
     let mut told: Vec<(GroupId, u64)> = Vec::new();
     let mut next = Instant::now();
+    let mut clock_is_off = false;
     loop {
         let held = held(node);
         let leads: Vec<_> = held.iter().filter_map(|h| h.leads.as_ref().map(|l| (h.group, l.term))).collect();
@@ -106,10 +113,11 @@ async fn heartbeats(node: &Arc<Node>) {
             continue;
         }
         let (Some(number), Some(map)) = (node.number(), node.router.map()) else { return };
-        let call = ClusterCall::Heartbeat { node: number, epoch: map.epoch, held };
+        let call = ClusterCall::Heartbeat { node: number, epoch: map.epoch, held, at: clock::now() };
         match node.router.coordinate(call, Instant::now() + ATTEMPT).await {
-            Ok(ClusterAnswer::Heard { map: newer, wipe }) => {
+            Ok(ClusterAnswer::Heard { map: newer, wipe, clock_off_ms }) => {
                 told = leads;
+                mind_clock(node, &mut clock_is_off, clock_off_ms).await;
                 next = Instant::now() + Duration::from_millis(map.settings.ping_interval_ms);
                 if let Some(newer) = newer {
                     take_map(node, *newer).await;
@@ -133,6 +141,18 @@ async fn heartbeats(node: &Arc<Node>) {
             }
         }
     }
+}
+
+/// A worker whose clock is far off serves what it keeps, but must not date what is written: it gives
+/// its leaderships away, and says that it is not ready, until its clock is right.
+async fn mind_clock(node: &Arc<Node>, was_off: &mut bool, off_ms: Option<i64>) {
+    if let Some(off) = off_ms {
+        node.set_obstacle(Some(clocks::sentence(off)));
+        node.host.hand_over(Instant::now() + HAND_OVER).await;
+    } else if *was_off {
+        node.set_obstacle(None);
+    }
+    *was_off = off_ms.is_some();
 }
 
 /// Wipes a replica that no coordinator wants here, and tells whether it did.

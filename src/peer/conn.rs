@@ -56,6 +56,9 @@ pub enum CallError {
     /// There was no connection to send it on. The other side has not seen it.
     #[error("{0}")]
     NotSent(String),
+    /// The other side does not talk to this node, and says why. It has not seen the call.
+    #[error("{0}")]
+    Refused(String),
     /// Too much is waiting, here or there. The call had no effect.
     #[error("the stream to the peer is full")]
     Busy,

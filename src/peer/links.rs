@@ -70,7 +70,7 @@ pub struct Links {
 #[derive(Default)]
 struct Slot {
     current: Mutex<Option<Arc<Conn>>>,
-    connecting: tokio::sync::Mutex<Option<(Instant, String)>>,
+    connecting: tokio::sync::Mutex<Option<(Instant, CallError)>>,
 }
 
 impl Slot {
@@ -205,7 +205,7 @@ impl Links {
             if let Some((at, why)) = &*failed
                 && at.elapsed() < RETRY_AFTER
             {
-                return Err(CallError::NotSent(why.clone()));
+                return Err(why.clone());
             }
             match self.connect(to, lane).await {
                 Ok(conn) => {
@@ -220,8 +220,12 @@ impl Links {
                     {
                         self.report_gone(*node);
                     }
-                    *failed = Some((Instant::now(), error.to_string()));
-                    Err(CallError::NotSent(error.to_string()))
+                    let why = match error {
+                        ConnectError::Refused { .. } => CallError::Refused(error.to_string()),
+                        _ => CallError::NotSent(error.to_string()),
+                    };
+                    *failed = Some((Instant::now(), why.clone()));
+                    Err(why)
                 }
             }
         };

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{ActiveWorker, Consistency, Served};
 use crate::{
-    command::{Answer, Query, Reply},
+    command::{Answer, At, Query, Reply},
     coordinator::status::{Cluster, Coordinators},
     error::Error,
     ids::{ClusterId, Epoch, GroupId, NodeId, StoreId, WorkerId},
@@ -49,6 +49,8 @@ pub enum ClusterCall {
         zone: Option<String>,
         /// The number that it was given earlier.
         node: Option<NodeId>,
+        /// The time by its clock.
+        at: At,
     },
     /// A member worker lives.
     Heartbeat {
@@ -58,6 +60,8 @@ pub enum ClusterCall {
         epoch: Epoch,
         /// What it keeps.
         held: Vec<Held>,
+        /// The time by its clock.
+        at: At,
     },
     /// A newer map, from the coordinator's leader to everyone.
     TakeMap(Box<Map>),
@@ -194,6 +198,8 @@ pub enum ClusterAnswer {
         /// Replicas that it keeps and that seem to belong to their shard no longer: to be wiped, if the
         /// shard says so too.
         wipe: Vec<GroupId>,
+        /// By how much its clock is off, where that is too much, milliseconds.
+        clock_off_ms: Option<i64>,
     },
     /// The active workers.
     Workers(Vec<ActiveWorker>),

@@ -12,7 +12,7 @@ use crate::{
     coordinator::status::{Cluster, Coordinators},
     error::Error,
     ids::{GroupId, NodeId, WorkerId},
-    peer::Peer,
+    peer::{CallError, Lane, Peer},
 };
 
 impl Router {
@@ -71,6 +71,21 @@ impl Router {
         let body = calls::cluster(deadline, call);
         let answer = self.call(peer, calls::method::CLUSTER, body, deadline).await?;
         calls::decode_cluster(&answer)
+    }
+
+    /// Asks whoever listens at an address and is to join this cluster. One that does not talk to this
+    /// node, as it belongs to another cluster, is refused: that will not change by asking again.
+    pub async fn ask_newcomer(
+        &self,
+        addr: String,
+        call: &ClusterCall,
+        deadline: Instant,
+    ) -> Result<ClusterAnswer, Error> {
+        let peer = Peer::Addr(addr);
+        if let Err(CallError::Refused(why)) = self.0.links.connection(&peer, Lane::Main, deadline).await {
+            return Err(Error::Refused(why));
+        }
+        self.ask_coordinator(&peer, call, deadline).await
     }
 
     /// Registers or renews a worker that only pings.

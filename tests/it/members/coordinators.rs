@@ -299,3 +299,59 @@ async fn the_leader_goes_and_what_cannot_be_is_refused() {
     load.until_more(30).await;
     load.prove(&cluster).await;
 }
+
+#[tokio::test]
+async fn the_leader_dies_in_the_middle_of_a_change() {
+    let mut cluster = Cluster::start("seats-crash", Spec { workers: 1, ..Spec::default() }).await;
+    let load = Load::start("crash", 2, &[cluster.worker(0).port]);
+    load.until_more(20).await;
+    // Killed as soon as the order is given; as soon as the map has it; and when all of it was done.
+    for round in 0..3 {
+        let before = until_settled(&cluster).await;
+        let leader = before["leader"].as_u64().unwrap();
+        let addr = before["members"][leader.to_string()].as_str().unwrap().to_owned();
+        let leader: u16 = addr.rsplit_once(':').unwrap().1.parse().unwrap();
+        let added = newcomer(&mut cluster).await;
+        let order = add(cluster.worker(0).http(), added);
+        let order = tokio::spawn(async move { order.attempt().await });
+        if round > 0 {
+            eventually("the order is seen", HEAL, async || {
+                let group = group(Http::at(leader)).await?;
+                let seen = group["members"].as_object().unwrap().len() > 3;
+                if seen && (round == 1 || group["settled"] == true) { Ok(()) } else { Err(group.to_string()) }
+            })
+            .await;
+        }
+        coordinator(&cluster, leader).kill();
+        let told = order.await.unwrap();
+        // Whatever became of it, the others end it, and it can be given again where it was not taken.
+        eventually("the newcomer is a member", HEAL, async || {
+            let group = group(cluster.worker(0).http()).await?;
+            if group["members"]
+                .as_object()
+                .unwrap()
+                .values()
+                .any(|addr| *addr == format!("127.0.0.1:{added}"))
+            {
+                return if group["settled"] == true { Ok(()) } else { Err(group.to_string()) };
+            }
+            let again = add(cluster.worker(0).http(), added).await;
+            Err(format!("{told:?}, then {again:?}"))
+        })
+        .await;
+        let old = format!("127.0.0.1:{leader}");
+        // The same with the removal of the dead one, and the death of whoever leads then.
+        eventually("the dead one is taken out", HEAL, async || {
+            let answer = remove(cluster.worker(0).http(), &old).await;
+            if matches!(answer.status, 200 | 202 | 404) { Ok(()) } else { Err(answer.text()) }
+        })
+        .await;
+        let second = until_settled(&cluster).await;
+        assert_eq!(second["members"].as_object().unwrap().len(), 3, "{second}");
+        let gone = cluster.nodes.iter().position(|node| node.port == leader).unwrap();
+        cluster.nodes.remove(gone);
+        until_pings(&cluster, &format!("crash-{round}")).await;
+    }
+    load.until_more(20).await;
+    load.prove(&cluster).await;
+}

@@ -216,7 +216,7 @@ impl Coordinators {
                 let active = silent_for_ms < 15_000;
                 let last_ping = Some(At(self.at.saturating_sub(silent_for_ms)));
                 for node in words.rest() {
-                    let seen = WorkerSeen { active, silent_for_ms, last_ping };
+                    let seen = WorkerSeen { active, silent_for_ms, last_ping, clock_off_ms: None };
                     self.observed.workers.insert(NodeId(node.parse().unwrap()), seen);
                 }
             }
