@@ -58,7 +58,7 @@ mod tests {
         for offset in all {
             assert_eq!(judged(offset, &all), None);
         }
-        assert_eq!(off(0, middle(all.into_iter())), Some(-HOUR));
+        assert_eq!(off(0, middle(all.into_iter())), Some(8 - HOUR));
         assert_eq!(judged(i64::MAX, &[-1, -1]), Some(i64::MAX), "no overflow");
         assert_eq!(judged(i64::MIN, &[i64::MAX, i64::MAX]), Some(i64::MIN));
     }
