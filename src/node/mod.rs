@@ -68,6 +68,8 @@ pub(crate) struct Node {
     /// Why the node cannot serve yet, or no longer.
     obstacle: watch::Sender<Option<String>>,
     stopping: AtomicBool,
+    /// Requests that other nodes have passed on to this one.
+    passed_on: dispatch::PassedOn,
     /// The disk does not finish its syncs in time.
     limping: AtomicBool,
     /// The cluster has taken this node out for good.
@@ -262,6 +264,7 @@ fn build(config: &config::Node, store: Store, name: String) -> anyhow::Result<Ar
         member: RwLock::default(),
         obstacle: watch::Sender::new(None),
         stopping: AtomicBool::new(false),
+        passed_on: dispatch::PassedOn::default(),
         limping: AtomicBool::new(false),
         expelled: AtomicBool::new(false),
         entrance: seats::Entrance::new(),
@@ -316,10 +319,13 @@ async fn take_over(node: Arc<Node>, mut gone: tokio::sync::mpsc::Receiver<NodeId
 async fn stop(node: &Arc<Node>, stop_http: watch::Sender<bool>, server: tokio::task::JoinHandle<()>) {
     node.stopping.store(true, Ordering::Relaxed);
     node.host.hand_over(Instant::now() + HAND_OVER).await;
+    // Who still takes this node for a leader asks another one, as long as nothing can have happened.
+    node.passed_on.refuse();
     stop_http.send_replace(true);
     // It ends by itself within its bound; a panic in it must not keep the store from closing.
-    let _ = timeout(DRAIN * 2, server).await;
+    let (_, ()) = tokio::join!(timeout(DRAIN * 2, server), node.passed_on.ended(Instant::now() + DRAIN * 2));
     node.host.shutdown().await;
+    node.links.quiet(Instant::now() + DRAIN / 2).await;
     node.links.close();
     let store = node.host.store().clone();
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.shutdown()).await {

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, stream};
 use rand::RngExt;
 use tokio::time::{Instant, timeout};
 
@@ -26,6 +27,9 @@ const JOIN_PAUSE: Duration = Duration::from_millis(200);
 /// How often a worker looks whether what it leads has changed: then the coordinator hears of it at
 /// once and not with the next heartbeat.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Shards that are asked at once whether they count on a replica here.
+const ASKED_AT_ONCE: usize = 16;
 
 /// The time for giving the leaderships away.
 const HAND_OVER: Duration = Duration::from_millis(500);
@@ -122,14 +126,7 @@ async fn heartbeats(node: &Arc<Node>) {
                 if let Some(newer) = newer {
                     take_map(node, *newer).await;
                 }
-                for group in wipe {
-                    match wipe_replica(node, number, group).await {
-                        Ok(true) => tracing::info!(%group, "wipe replica: its shard has let go of it"),
-                        Ok(false) => tracing::info!(%group, "keep replica: its shard counts on it"),
-                        // The order comes again with a later heartbeat.
-                        Err(error) => tracing::debug!(%group, %error, "wipe replica"),
-                    }
-                }
+                wipe_replicas(node, number, wipe).await;
             }
             Ok(other) => tracing::warn!(?other, "heartbeat: unexpected answer"),
             // The coordinator does not know this worker: it was removed, or the answer will say why.
@@ -155,19 +152,37 @@ async fn mind_clock(node: &Arc<Node>, was_off: &mut bool, off_ms: Option<i64>) {
     *was_off = off_ms.is_some();
 }
 
-/// Wipes a replica that no coordinator wants here, and tells whether it did.
+/// Wipes replicas that no coordinator wants here.
 ///
-/// The order may be old: from a coordinator that leads no more, or made from what the shard's leader
+/// The order may be old: from a coordinator that leads no more, or made from what a shard's leader
 /// told long ago. A replica that votes must never be wiped, as it would forget what it acknowledged.
 /// So the shard itself is asked: its leader proves that the membership is without this replica, at a
 /// time after the end of this replica's log was noted. Whoever counts on it from then on has to send
 /// it something first, and the log would end elsewhere.
-async fn wipe_replica(node: &Arc<Node>, me: NodeId, group: GroupId) -> Result<bool, Error> {
-    let end = node.host.log_end(group).await?;
-    if node.router.counts_on(group, me, Instant::now() + ATTEMPT).await? {
-        return Ok(false);
+async fn wipe_replicas(node: &Arc<Node>, me: NodeId, groups: Vec<GroupId>) {
+    // Heartbeats wait for it; what is not answered in time is ordered again.
+    let deadline = Instant::now() + ATTEMPT;
+    let ask = |group| async move {
+        let asked = async {
+            let end = node.host.log_end(group).await?;
+            let counted_on = node.router.counts_on(group, me, deadline).await?;
+            Ok::<_, Error>((!counted_on).then_some(end))
+        };
+        (group, asked.await)
+    };
+    let mut asked = stream::iter(groups.into_iter().map(ask)).buffer_unordered(ASKED_AT_ONCE);
+    while let Some((group, answer)) = asked.next().await {
+        let wiped = match answer {
+            Ok(Some(end)) => node.host.wipe(group, &end).await,
+            Ok(None) => Ok(false),
+            Err(error) => Err(error),
+        };
+        match wiped {
+            Ok(true) => tracing::info!(%group, "wipe replica: its shard has let go of it"),
+            Ok(false) => tracing::info!(%group, "keep replica: its shard counts on it"),
+            Err(error) => tracing::debug!(%group, %error, "wipe replica"),
+        }
     }
-    node.host.wipe(group, &end).await
 }
 
 /// Takes a newer map, also to disk: after a restart this worker serves before it has found a

@@ -142,6 +142,11 @@ impl Conn {
         let _ = closed.wait_for(|closed| *closed).await;
     }
 
+    /// Whether nothing is being answered, and everything that was said has been written.
+    pub fn is_quiet(&self) -> bool {
+        self.inbound_calls.load(Ordering::Relaxed) == 0 && self.queued_bytes.load(Ordering::Relaxed) == 0
+    }
+
     /// Closes it: every waiting call fails as [`CallError::Broken`].
     pub fn close(&self) {
         let waiting = self.waiting.lock().take();

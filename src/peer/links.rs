@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
     sync::mpsc,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
@@ -38,6 +38,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// After a failed attempt, calls to the same node fail at once for this long.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// Between two looks whether all calls are answered.
+const QUIET_POLL: Duration = Duration::from_millis(2);
 
 /// Nodes that may wait to be reported as gone; more at once means that this node is the one cut off.
 const MAX_GONE_REPORTS: usize = 1024;
@@ -241,6 +244,15 @@ impl Links {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "greet peer"),
             Err(_) => tracing::debug!("greet peer: it said nothing"),
+        }
+    }
+
+    /// Waits until every call that came has its answer on the wire, at most until the deadline.
+    pub async fn quiet(&self, deadline: Instant) {
+        let is_quiet =
+            || self.slots.lock().values().all(|slot| slot.alive().is_none_or(|conn| conn.is_quiet()));
+        while !is_quiet() && Instant::now() < deadline {
+            sleep(QUIET_POLL).await;
         }
     }
 

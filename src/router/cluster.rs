@@ -149,9 +149,12 @@ impl Router {
         let (_, shard) =
             map.shard(group).ok_or_else(|| Error::NotFound(format!("there is no shard {group}")))?;
         let mut last = Error::Unavailable("the shard has no replicas".into());
-        for replica in shard.replicas.iter().filter(|replica| **replica != node) {
+        // Whoever led last answers soonest; one that is silent would use up all the time.
+        let leader = self.leader_of(group).filter(|leader| shard.replicas.contains(leader));
+        let others = shard.replicas.iter().copied().filter(|replica| Some(*replica) != leader);
+        for replica in leader.into_iter().chain(others).filter(|replica| *replica != node) {
             let call = ClusterCall::CountsOn { group, node };
-            match self.ask_coordinator(&Peer::Node(*replica), &call, deadline).await {
+            match self.ask_coordinator(&Peer::Node(replica), &call, deadline).await {
                 Ok(ClusterAnswer::CountsOn(counts)) => return Ok(counts),
                 Ok(other) => last = other.unexpected(),
                 Err(error) => last = error,

@@ -157,10 +157,13 @@ async fn one_dies_and_comes_back_in_time_and_too_late() {
         .await;
     };
     victim.start();
+    eventually("its stale copies are wiped", HEAL, async || {
+        let log = fs::read_to_string(&victim.log).unwrap();
+        if log.contains("wipe replica") { Ok(()) } else { Err(victim.log_tail()) }
+    })
+    .await;
     cluster.until_whole().await;
     until_it_runs_what_it_holds(0).await;
-    let log = fs::read_to_string(&victim.log).unwrap();
-    assert!(log.contains("wipe replica"), "{}", victim.log_tail());
     load.until_more(30).await;
     // From then on it is a worker as any other.
     cluster.worker(0).http().call("DELETE", &drain).await.is(202);

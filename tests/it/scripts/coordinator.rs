@@ -14,6 +14,7 @@
 //!
 //! active NODE…, silent MS NODE…            what was heard of workers
 //! heard ID…                                of ids that only ping
+//! clock NODE MS                            by how much a worker's clock is off; 0: it is right again
 //! waited MS                                how long the first worker has waited
 //! lead NODE GROUP…                         who leads; voters and learners stay
 //! voters GROUP NODE,…, learners GROUP NODE,…, leaderless GROUP…
@@ -219,6 +220,12 @@ impl Coordinators {
                     let seen = WorkerSeen { active, silent_for_ms, last_ping, clock_off_ms: None };
                     self.observed.workers.insert(NodeId(node.parse().unwrap()), seen);
                 }
+            }
+            "clock" => {
+                let node = NodeId(words.number());
+                let off_ms = words.next().parse().unwrap();
+                let seen = self.observed.workers.entry(node).or_default();
+                seen.clock_off_ms = Some(off_ms).filter(|off| *off != 0);
             }
             "heard" => {
                 for id in words.rest() {
