@@ -25,7 +25,7 @@ use crate::read::Reader;
 use crate::snapshot::Sink;
 use crate::stats::Stats;
 use crate::storage::GroupLog;
-use crate::types::SnapshotMeta;
+use crate::types::{SnapshotMeta, Vote};
 use crate::writer::{Change, Done, Op, Writer};
 
 /// Durable storage for many Raft groups in one process. Clones are the same store.
@@ -135,6 +135,12 @@ impl Store {
         let successor = inner.logs.drop_group(group, &inner.writer)?;
         inner.data.drop_group(group)?;
         inner.writer.push([Op { group: Some(successor), change: Change::Dropped, done: Done::Lazy }])
+    }
+
+    /// The vote of a group's replica here as it is on the disk: what this node has promised so far,
+    /// also where it has no replica any more. Set before whoever asked for the vote is answered.
+    pub fn vote(&self, group: u64) -> Option<Vote> {
+        self.inner.logs.get(group)?.vote()
     }
 
     /// Makes all that is applied, of all groups, durable. Blocks.

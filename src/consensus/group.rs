@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,14 +13,14 @@ use openraft::{
     errors::{ClientWriteError, InitializeError, RaftError},
 };
 use raft_store::{
-    Reader,
+    Reader, Store,
     types::{Node, TypeConfig},
 };
 use tokio::time::Instant;
 
 use super::{
     proposer::Proposer,
-    reads::Reads,
+    reads::{Lead, Reads},
     receive::Sessions,
     transport::GoneHint,
     types::{Metrics, Raft},
@@ -42,9 +43,10 @@ pub struct Group {
     pub(super) sessions: Sessions,
     pub(super) gone: GoneHint,
     partitioner: Option<Partitioner>,
+    store: Store,
     reader: Reader,
     proposer: Proposer,
-    reads: Reads,
+    reads: Arc<Reads>,
 }
 
 /// What a replica knows about its group.
@@ -91,12 +93,14 @@ impl Group {
         me: NodeId,
         raft: Raft,
         partitioner: Option<Partitioner>,
-        reader: Reader,
+        store: Store,
+        reads: Arc<Reads>,
         gone: GoneHint,
     ) -> Self {
-        let proposer = Proposer::start(raft.clone());
-        let reads = Reads::start(raft.clone());
-        Self { id, me, raft, sessions: Sessions::default(), gone, partitioner, reader, proposer, reads }
+        let proposer = Proposer::new(raft.clone());
+        let reader = store.reader(id.0);
+        let sessions = Sessions::default();
+        Self { id, me, raft, sessions, gone, partitioner, store, reader, proposer, reads }
     }
 
     /// Its number.
@@ -124,7 +128,35 @@ impl Group {
 
     /// Returns once what [`Group::reader`] shows reflects every write acknowledged before this call.
     pub async fn read_barrier(&self, deadline: Instant) -> Result<(), Error> {
-        self.reads.barrier(deadline).await
+        let Some(lead) = self.lead() else { return Err(Error::NotLeader { leader: self.leader() }) };
+        if !self.has_own_entry(lead) {
+            let wait = self.raft.wait(Some(deadline.saturating_duration_since(Instant::now())));
+            let applied = |metrics: &Metrics| {
+                self.has_own_entry(lead) || metrics.vote > lead.vote || metrics.running_state.is_err()
+            };
+            if wait.metrics(applied, "the leader's first entry is applied").await.is_err() {
+                return Err(Error::Unavailable("the shard's new leader is not ready yet".into()));
+            }
+            if !self.has_own_entry(lead) {
+                return Err(Error::NotLeader { leader: self.leader() });
+            }
+        }
+        let voters =
+            || self.metrics(|metrics| metrics.membership_config.membership().get_joint_config().clone());
+        self.reads.prove(lead, voters, deadline).await
+    }
+
+    /// As whom this replica leads, by the vote on its disk.
+    fn lead(&self) -> Option<Lead> {
+        let vote = self.store.vote(self.id.0)?;
+        let leads = vote.committed && vote.leader_id.node_id == self.me.0;
+        leads.then_some(Lead { group: self.id, vote })
+    }
+
+    /// Whether an entry of this leader itself is applied here, and with it all that earlier leaders
+    /// had acknowledged.
+    fn has_own_entry(&self, lead: Lead) -> bool {
+        self.reader.applied().is_some_and(|applied| applied.leader_id == lead.vote.leader_id)
     }
 
     /// The applied state of this replica.
