@@ -325,7 +325,7 @@ async fn stop(node: &Arc<Node>, stop_http: watch::Sender<bool>, server: tokio::t
     // It ends by itself within its bound; a panic in it must not keep the store from closing.
     let (_, ()) = tokio::join!(timeout(DRAIN * 2, server), node.passed_on.ended(Instant::now() + DRAIN * 2));
     node.host.shutdown().await;
-    node.links.quiet(Instant::now() + DRAIN / 2).await;
+    node.links.part(Instant::now() + DRAIN / 2).await;
     node.links.close();
     let store = node.host.store().clone();
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.shutdown()).await {

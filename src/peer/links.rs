@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -62,6 +62,8 @@ pub struct Links {
     me: ArcSwap<Identity>,
     directory: ArcSwap<Directory>,
     slots: Mutex<HashMap<(Peer, Lane), Arc<Slot>>>,
+    /// Connections that others have made; calls may come on any of them.
+    accepted: Mutex<Vec<Weak<Conn>>>,
     gone: Mutex<HashSet<NodeId>>,
     gone_reports: mpsc::Sender<NodeId>,
     closed: AtomicBool,
@@ -106,6 +108,7 @@ impl Links {
             me: ArcSwap::from_pointee(me),
             directory: ArcSwap::default(),
             slots: Mutex::default(),
+            accepted: Mutex::default(),
             gone: Mutex::default(),
             gone_reports,
             closed: AtomicBool::new(false),
@@ -247,11 +250,15 @@ impl Links {
         }
     }
 
-    /// Waits until every call that came has its answer on the wire, at most until the deadline.
-    pub async fn quiet(&self, deadline: Instant) {
-        let is_quiet =
-            || self.slots.lock().values().all(|slot| slot.alive().is_none_or(|conn| conn.is_quiet()));
-        while !is_quiet() && Instant::now() < deadline {
+    /// Asks all others to send no more calls, and waits until every call that came has its answer on
+    /// the wire, at most until the deadline. So a call that is cut off was not even begun.
+    pub async fn part(&self, deadline: Instant) {
+        let accepted: Vec<_> = self.accepted.lock().iter().filter_map(Weak::upgrade).collect();
+        let own: Vec<_> = self.slots.lock().values().filter_map(|slot| slot.alive()).collect();
+        let conns: Vec<_> = accepted.into_iter().chain(own).collect();
+        conns.iter().for_each(|conn| conn.say_goodbye());
+        let is_quiet = |conn: &Arc<Conn>| conn.is_closed() || conn.is_quiet();
+        while !conns.iter().all(is_quiet) && Instant::now() < deadline {
             sleep(QUIET_POLL).await;
         }
     }
@@ -282,6 +289,10 @@ impl Links {
         hello::send(&mut tcp, &Welcome::Ok((*me).clone())).await?;
         let (read, write) = tcp.into_split();
         let conn = Conn::start(hello.from.clone(), read, write, self.handler.clone());
+        let mut accepted = self.accepted.lock();
+        accepted.retain(|conn| conn.upgrade().is_some_and(|conn| !conn.is_closed()));
+        accepted.push(Arc::downgrade(&conn));
+        drop(accepted);
         // Answering on the caller's connection spares making one of our own. Not so before this node
         // has a number: the caller was not told it, and would not take this node's appends there.
         if me.node.is_some()
