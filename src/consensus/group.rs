@@ -19,6 +19,7 @@ use raft_store::{
 use tokio::time::Instant;
 
 use super::{
+    freshness::Freshness,
     proposer::Proposer,
     reads::{Lead, Reads},
     receive::Sessions,
@@ -42,6 +43,7 @@ pub struct Group {
     pub(super) raft: Raft,
     pub(super) sessions: Sessions,
     pub(super) gone: GoneHint,
+    pub(super) freshness: Freshness,
     partitioner: Option<Partitioner>,
     store: Store,
     reader: Reader,
@@ -100,7 +102,8 @@ impl Group {
         let proposer = Proposer::new(raft.clone());
         let reader = store.reader(id.0);
         let sessions = Sessions::default();
-        Self { id, me, raft, sessions, gone, partitioner, store, reader, proposer, reads }
+        let freshness = Freshness::default();
+        Self { id, me, raft, sessions, gone, freshness, partitioner, store, reader, proposer, reads }
     }
 
     /// Its number.
@@ -146,6 +149,14 @@ impl Group {
         self.reads.prove(lead, voters, deadline).await
     }
 
+    /// At the leader: an index that every write acknowledged before this call is at or below. It had
+    /// applied them when it was proved to lead, or leaders before it had acknowledged them and its
+    /// own entry came behind.
+    pub(super) async fn read_index(&self, deadline: Instant) -> Result<u64, Error> {
+        self.read_barrier(deadline).await?;
+        Ok(self.reader.applied().map_or(0, |id| id.index))
+    }
+
     /// As whom this replica leads, by the vote on its disk.
     fn lead(&self) -> Option<Lead> {
         let vote = self.store.vote(self.id.0)?;
@@ -169,13 +180,10 @@ impl Group {
         self.partitioner
     }
 
-    /// How old the applied state may be, where that is known: at the leader, the time since a
-    /// majority last confirmed it, as nobody else can have committed anything before that.
-    pub fn staleness(&self) -> Option<Duration> {
-        self.metrics(|metrics| {
-            let leads = metrics.state == ServerState::Leader;
-            metrics.last_quorum_acked.filter(|_| leads).map(|acked| acked.elapsed())
-        })
+    /// A moment by which every acknowledged write is in what [`Group::reader`] shows from now on, where
+    /// one is known ([`super::freshness`]).
+    pub fn as_of(&self) -> Option<Instant> {
+        self.freshness.as_of(self.reader.applied().map_or(0, |id| id.index))
     }
 
     /// Who belongs to the group, by its latest membership.

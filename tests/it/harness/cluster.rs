@@ -62,8 +62,8 @@ impl Cluster {
         let addresses: Vec<_> = coordinators.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let peers = addresses.join(",");
         let node = |role| {
-            let (root, peers) = (dir.path().to_owned(), peers.clone());
-            move |port: &u16| Node::new(&root, role, *port, &peers)
+            let (root, peers, further) = (dir.path().to_owned(), peers.clone(), spec.args);
+            move |port: &u16| Node::new(&root, role, *port, &peers, further)
         };
         let nodes =
             coordinators.iter().map(node(Role::Coordinator)).chain(workers.iter().map(node(Role::Worker)));
@@ -73,7 +73,7 @@ impl Cluster {
     /// Starts another worker, and returns its port.
     pub(crate) fn start_worker(&mut self, zone: Option<&str>) -> u16 {
         let peers: Vec<_> = self.coordinators().map(|node| format!("127.0.0.1:{}", node.port)).collect();
-        let node = Node::new(self.dir.path(), Role::Worker, free_port(), &peers.join(","));
+        let node = Node::new(self.dir.path(), Role::Worker, free_port(), &peers.join(","), &[]);
         let node = zone.into_iter().fold(node, Node::in_zone);
         node.start();
         self.nodes.push(node);

@@ -35,7 +35,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(root: &Path, role: Role, port: u16, coordinators: &str) -> Self {
+    pub(crate) fn new(root: &Path, role: Role, port: u16, coordinators: &str, further: &[&str]) -> Self {
         let name = match role {
             Role::Coordinator => format!("coordinator-{port}"),
             Role::Worker => format!("worker-{port}"),
@@ -59,6 +59,7 @@ impl Node {
                 ]);
             }
         }
+        args.extend(further.iter().map(OsString::from));
         Self { role, port, dir, log, args, process: Mutex::new(None) }
     }
 
@@ -70,7 +71,7 @@ impl Node {
 
     /// A coordinator that founds nothing and waits to be added.
     pub(crate) fn joining(root: &Path, port: u16) -> Self {
-        let mut node = Self::new(root, Role::Coordinator, port, "");
+        let mut node = Self::new(root, Role::Coordinator, port, "", &[]);
         let peers = node.args.iter().position(|arg| arg == "--peers").expect("a coordinator has peers");
         node.args.splice(peers..peers + 2, ["--join".into()]);
         node
@@ -114,6 +115,11 @@ impl Node {
     /// SIGCONT.
     pub(crate) fn resume(&self) {
         self.process.lock().unwrap().as_ref().expect("it runs").signal(Signal::CONT);
+    }
+
+    /// See [`Process::own_memory`].
+    pub(crate) fn own_memory(&self) -> u64 {
+        self.process.lock().unwrap().as_ref().expect("it runs").own_memory()
     }
 
     /// A worker's name.
