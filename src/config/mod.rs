@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     file::Error,
-    node::{Address, InvalidAddress, Node, NodeArgs, Role},
+    node::{Address, Founders, InvalidAddress, Node, NodeArgs, Role},
 };
 
 /// The `[cluster]` settings, committed to the coordinator group when the cluster is founded.

@@ -170,7 +170,8 @@ fn addresses(texts: &[&str]) -> Vec<Address> {
 #[test]
 fn a_coordinator_finds_itself_among_its_peers() {
     let found = |port, listen, advertise, peers: &[&str]| {
-        Node::coordinator(&args(port, listen, advertise), None, addresses(peers), None)
+        let founders = if peers.is_empty() { Founders::Default } else { Founders::Peers(addresses(peers)) };
+        Node::coordinator(&args(port, listen, advertise), None, founders, None)
             .map(|node| node.advertise.to_string())
     };
     assert_eq!(found(7001, None, None, &[]), Ok("127.0.0.1:7001".into()));
@@ -195,14 +196,21 @@ fn a_coordinator_finds_itself_among_its_peers() {
 fn a_coordinator_of_the_file_needs_no_more_than_its_port() {
     let config =
         parse("[cluster]\nreplication = 1\n[[coordinator]]\nport = 1\n[[coordinator]]\nport = 2\n").unwrap();
-    let listed = Node::coordinator(&args(2, None, None), None, vec![], Some(&config)).unwrap();
+    let listed = Node::coordinator(&args(2, None, None), None, Founders::Default, Some(&config)).unwrap();
     let peers = addresses(&["127.0.0.1:1", "127.0.0.1:2"]);
     assert_eq!(listed.role, Role::Coordinator { peers });
     assert_eq!(listed.dir, Some("some/data/coordinator-2".into()));
     assert_eq!(listed.settings.replication, 1);
-    let other = Node::coordinator(&args(3, None, None), Some("d".into()), vec![], Some(&config)).unwrap();
+    let other =
+        Node::coordinator(&args(3, None, None), Some("d".into()), Founders::Default, Some(&config)).unwrap();
     assert_eq!(other.role, Role::Coordinator { peers: addresses(&["127.0.0.1:3"]) });
     assert_eq!(other.dir, Some("d".into()));
+    // One that joins founds nothing, even if the file has it.
+    let joins = Node::coordinator(&args(2, None, None), None, Founders::None, Some(&config)).unwrap();
+    assert_eq!(joins.role, Role::Coordinator { peers: vec![] });
+    assert_eq!(joins.advertise.as_str(), "127.0.0.1:2");
+    let everywhere = Node::coordinator(&args(2, Some("::"), None), None, Founders::None, None);
+    assert!(everywhere.unwrap_err().contains("--advertise"));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use openraft::{
-    ChangeMembers, ServerState,
+    ChangeMembers, Instant as _, ServerState,
     async_runtime::watch::WatchReceiver,
     errors::{ClientWriteError, InitializeError, RaftError},
 };
@@ -70,8 +70,12 @@ pub struct Status {
     pub learners: BTreeSet<NodeId>,
     /// Whether its membership is between two sets of voters.
     pub joint: bool,
+    /// Whether its membership is known to be committed.
+    pub settled: bool,
     /// At the leader: the last index each other member is known to have.
     pub matched: BTreeMap<NodeId, u64>,
+    /// At the leader: how long ago each other member last answered; one that never did is not there.
+    pub answered: BTreeMap<NodeId, Duration>,
     /// Why it has stopped, if it has.
     pub stopped: Option<String>,
 }
@@ -195,6 +199,7 @@ impl Group {
         self.metrics(|metrics| {
             let membership = metrics.membership_config.membership();
             let matched = metrics.replication.iter().flatten();
+            let answered = metrics.heartbeat.iter().flatten();
             Status {
                 leader: metrics.current_leader.map(NodeId),
                 term: metrics.current_term,
@@ -204,6 +209,10 @@ impl Group {
                 voters: membership.voter_ids().map(NodeId).collect(),
                 learners: membership.learner_ids().map(NodeId).collect(),
                 joint: membership.get_joint_config().len() > 1,
+                settled: metrics.membership_config.log_id() == metrics.committed_membership_config.log_id(),
+                answered: answered
+                    .filter_map(|(id, at)| at.as_ref().map(|at| (NodeId(*id), at.elapsed())))
+                    .collect(),
                 matched: matched
                     .map(|(id, log)| (NodeId(*id), log.as_ref().map_or(0, |id| id.index)))
                     .collect(),
@@ -227,6 +236,19 @@ impl Group {
         }
     }
 
+    /// At the leader: whether the group counts on a member, by a membership that was the latest one at
+    /// some time after this call began.
+    pub async fn counts_on(&self, member: NodeId, deadline: Instant) -> Result<bool, Error> {
+        if !self.is_leader() {
+            return Err(Error::NotLeader { leader: self.leader() });
+        }
+        // Who leads has every earlier membership in its log, be it committed or not.
+        self.read_barrier(deadline).await?;
+        let status = self.status();
+        let named = status.voters.contains(&member) || status.learners.contains(&member);
+        Ok(named || status.joint || !status.settled)
+    }
+
     /// At the leader: takes the next step towards `wanted` voters. New ones listen first; when they
     /// have caught up, the voters change through a joint configuration (dissertation, section 4.3),
     /// and whoever is not wanted leaves.
@@ -242,8 +264,11 @@ impl Group {
             return changed(added);
         }
         let caught_up = |id: &NodeId| {
+            // A learner that never answered has nothing, however short the log is.
             let matched = status.matched.get(id).copied().unwrap_or(0);
-            *id == self.me || status.voters.contains(id) || matched + CAUGHT_UP_ENTRIES >= status.last
+            *id == self.me
+                || status.voters.contains(id)
+                || (matched > 0 && matched + CAUGHT_UP_ENTRIES >= status.last)
         };
         if !target.iter().all(caught_up) {
             return Ok(Change::Underway);
@@ -271,7 +296,7 @@ impl Group {
 
     /// At the leader: gives leadership to the voter that has most of the log, and waits until it is
     /// gone, at most until the deadline. Where there is nobody else that lives, nothing happens.
-    pub(super) async fn hand_over(&self, lives: impl Fn(NodeId) -> bool, deadline: Instant) {
+    pub async fn hand_over(&self, lives: impl Fn(NodeId) -> bool, deadline: Instant) {
         let status = self.status();
         let others = status.voters.iter().filter(|id| **id != self.me && lives(**id));
         let best = others.max_by_key(|id| status.matched.get(id).copied().unwrap_or(0));

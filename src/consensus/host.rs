@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use openraft::SnapshotPolicy;
+use openraft::{SnapshotPolicy, storage::RaftLogStorage as _};
 use parking_lot::RwLock;
 use raft_store::Store;
 use tokio::time::Instant;
@@ -22,7 +22,7 @@ use super::{
     receive,
     snapshots::Arrivals,
     transport::{GoneHint, Transport},
-    types::Raft,
+    types::{LogId, Raft},
     wire::{self, Answer, method},
 };
 use crate::{
@@ -66,12 +66,21 @@ const TAKE_OVER_STAGGER: Duration = Duration::from_millis(60);
 /// Candidacies of one follower for one dead leader; then the ordinary timeouts take over.
 const TAKE_OVER_ATTEMPTS: u32 = 5;
 
+/// See [`Host::log_end`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEnd {
+    purged: Option<LogId>,
+    last: Option<LogId>,
+}
+
 /// The groups of a node.
 pub struct Host {
     store: Store,
     timing: Timing,
     connected: OnceLock<(Arc<Links>, Arc<Reads>)>,
     groups: RwLock<HashMap<GroupId, Arc<Group>>>,
+    /// Held while a group starts, and while one is wiped: what is being removed must not start again.
+    lifecycle: tokio::sync::Mutex<()>,
     arrivals: Arrivals,
 }
 
@@ -79,7 +88,14 @@ impl Host {
     /// No groups yet.
     pub fn new(store: Store, timing: Timing) -> Arc<Self> {
         let arrivals = Arrivals::new(store.clone());
-        Arc::new(Self { store, timing, connected: OnceLock::new(), groups: RwLock::default(), arrivals })
+        Arc::new(Self {
+            store,
+            timing,
+            connected: OnceLock::new(),
+            groups: RwLock::default(),
+            lifecycle: tokio::sync::Mutex::default(),
+            arrivals,
+        })
     }
 
     /// The connections over which the groups talk; to be set once, before the first group starts.
@@ -108,8 +124,9 @@ impl Host {
         self.groups.read().values().cloned().collect()
     }
 
-    /// Starts a group, or returns it where it runs already. One caller at a time.
+    /// Starts a group, or returns it where it runs already.
     pub async fn start(&self, id: GroupId, me: NodeId, machine: Machine) -> Result<Arc<Group>, Error> {
+        let _turn = self.lifecycle.lock().await;
         if let Some(group) = self.get(id) {
             return Ok(group);
         }
@@ -140,15 +157,29 @@ impl Host {
         }
     }
 
+    /// Where a replica's log ends: the same end later says that nobody has sent it anything meanwhile.
+    pub async fn log_end(&self, id: GroupId) -> Result<LogEnd, Error> {
+        let state = self.store.log(id.0).get_log_state().await;
+        let state = state.map_err(|error| Error::Unavailable(error.to_string()))?;
+        Ok(LogEnd { purged: state.last_purged_log_id, last: state.last_log_id })
+    }
+
     /// Stops a group and removes all that it has, except its vote: a replica that comes back here
-    /// later must not vote twice in one term.
-    pub async fn wipe(&self, id: GroupId) -> Result<(), Error> {
+    /// later must not vote twice in one term. Tells whether it did: where the log no longer ends at
+    /// `end`, somebody counts on this replica again, and it stays.
+    pub async fn wipe(&self, id: GroupId, end: &LogEnd) -> Result<bool, Error> {
+        let _turn = self.lifecycle.lock().await;
+        // From here on nothing more is taken, so that nothing is acknowledged behind the look.
         self.stop(id).await;
+        if self.log_end(id).await? != *end {
+            return Ok(false);
+        }
         let store = self.store.clone();
         let wiped = tokio::task::spawn_blocking(move || store.drop_group(id.0)).await;
         wiped
             .map_err(|error| Error::Unavailable(error.to_string()))?
-            .map_err(|error| Error::Unavailable(error.to_string()))
+            .map_err(|error| Error::Unavailable(error.to_string()))?;
+        Ok(true)
     }
 
     /// Whether a peer's call is for a group.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::seats::Seats;
 use crate::{
     command::At,
     ids::{GroupId, NodeId, WorkerId},
@@ -24,6 +25,10 @@ pub struct Observed {
     pub coordinator_leader: Option<NodeId>,
     /// Its term.
     pub coordinator_term: u64,
+    /// The members of the coordinator group, as its leader sees them.
+    pub seats: Seats,
+    /// Log entries that the slowest coordinator being added is behind.
+    pub seats_behind: Option<u64>,
 }
 
 /// What was heard of a joined worker.
@@ -35,6 +40,8 @@ pub struct WorkerSeen {
     pub silent_for_ms: u64,
     /// When it was last heard of, by this leader's clock.
     pub last_ping: Option<At>,
+    /// By how much its clock is off, where that is too much, milliseconds.
+    pub clock_off_ms: Option<i64>,
 }
 
 /// What was heard of an id that only pings.

@@ -130,7 +130,7 @@ fn address(ip: IpAddr, port: u16) -> String {
 }
 
 /// `HOST:PORT` as a person writes it.
-fn host_and_port(text: &str) -> Result<String, Problem> {
+pub(super) fn host_and_port(text: &str) -> Result<String, Problem> {
     let invalid = || Problem::invalid("an 'addr' is HOST:PORT, such as 10.0.0.7:8001 or [::1]:8001");
     let (host, number) = text.rsplit_once(':').ok_or_else(invalid)?;
     port(number).map_err(|_| invalid())?;

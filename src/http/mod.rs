@@ -16,6 +16,7 @@ mod body;
 mod cells;
 mod cluster;
 mod conditions;
+mod coordinators;
 mod cursor;
 mod error;
 mod limits;
@@ -107,6 +108,13 @@ static ROUTES: &[Route] = &[
     control("/ring", &[op(Get, Nothing, run!(cluster::ring), "Find where a row lives", &[Key, Row], &[200])]),
     control("/cluster/join", &[
         op(Post, Nothing, run!(cluster::join), "Bring an unjoined worker in", &[Addr], &[200, 409]),
+    ]),
+    control("/cluster/coordinators", &[
+        op(Get, Nothing, run!(coordinators::list), "Show the coordinator group", &[], &[200]),
+        op(Post, Nothing, run!(coordinators::add), "Bring an empty coordinator in", &[Addr], &[200, 202, 409]),
+    ]),
+    control("/cluster/coordinators/{id}", &[
+        op(Delete, Nothing, run!(coordinators::remove), "Take a coordinator out for good", &[], &[200, 202, 404, 409]),
     ]),
     control("/cluster/workers/{id}", &[
         op(Delete, Nothing, run!(cluster::remove), "Take a worker out for good", &[], &[200, 404, 409]),

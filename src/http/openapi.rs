@@ -213,7 +213,7 @@ impl Param {
                 "query",
                 true,
                 json!({ "type": "string", "pattern": "^([A-Za-z0-9._-]{1,253}|\\[[0-9A-Fa-f:.]+\\]):[1-9][0-9]{0,4}$" }),
-                "HOST:PORT of the worker.",
+                "HOST:PORT of the worker, or coordinator.",
             ),
             Param::Consistency => (
                 "consistency",

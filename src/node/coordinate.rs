@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
-use super::{Node, coordinator, coordinator::propose};
+use super::{Node, coordinator, coordinator::propose, seats};
 use crate::{
     consensus::group::Group,
     coordinator::{
@@ -119,6 +119,8 @@ fn name(command: &Command) -> &'static str {
         Command::Formed { .. } => "formed",
         Command::Drain { .. } => "drain",
         Command::Remove { .. } => "remove",
+        Command::AddCoordinator { .. } => "add coordinator",
+        Command::RemoveCoordinator { .. } => "remove coordinator",
     }
 }
 
@@ -148,7 +150,10 @@ fn push_map(node: &Arc<Node>, pushed: &mut Option<crate::ids::Epoch>) {
 pub(super) fn observed(node: &Node, state: &State, map: &Map, group: &Group, now: Instant) -> Observed {
     let status = group.status();
     let me = node.number().unwrap_or_default();
-    node.seen.lock().observed(map, state.pinged().keys().cloned(), me, status.term, now)
+    let observed = node.seen.lock().observed(map, state.pinged().keys().cloned(), me, status.term, now);
+    let matched = status.learners.iter().map(|id| status.matched.get(id).copied().unwrap_or(0));
+    let seats_behind = matched.min().map(|least| status.last.saturating_sub(least));
+    Observed { seats: seats::seen(node, &status), seats_behind, ..observed }
 }
 
 /// Obeys the coordinator's wish that another voter lead a shard. The coordinator learns late that a

@@ -10,7 +10,10 @@ use tokio::time::Instant;
 
 use crate::{
     command::At,
-    coordinator::observed::{Heartbeat, Observed, ShardSeen, WorkerSeen},
+    coordinator::{
+        clocks,
+        observed::{Heartbeat, Observed, ShardSeen, WorkerSeen},
+    },
     ids::{GroupId, NodeId, WorkerId},
     ring::map::Map,
     router::calls::Held,
@@ -35,6 +38,8 @@ pub(super) struct Seen {
 struct Sign {
     heard: Instant,
     at: At,
+    /// By how much its clock differs from this one's, milliseconds, where it told.
+    offset_ms: Option<i64>,
 }
 
 impl Seen {
@@ -50,9 +55,11 @@ impl Seen {
         *self = Self::default();
     }
 
-    /// A worker spoke.
-    pub(super) fn heard(&mut self, node: NodeId, held: &[Held], now: Instant, at: At) {
-        self.workers.insert(node, Sign { heard: now, at });
+    /// A worker spoke, with the time by its own clock where it told.
+    pub(super) fn heard(&mut self, node: NodeId, held: &[Held], theirs: Option<At>, now: Instant, at: At) {
+        let known = self.workers.get(&node).and_then(|sign| sign.offset_ms);
+        let offset_ms = theirs.map(|theirs| offset_ms(theirs, at)).or(known);
+        self.workers.insert(node, Sign { heard: now, at, offset_ms });
         self.first_worker.get_or_insert(now);
         for held in held {
             let shard = self.shards.entry(held.group).or_default();
@@ -78,7 +85,15 @@ impl Seen {
 
     /// Someone pinged for this id.
     pub(super) fn pinged(&mut self, id: WorkerId, now: Instant, at: At) {
-        self.pinged.insert(id, Sign { heard: now, at });
+        self.pinged.insert(id, Sign { heard: now, at, offset_ms: None });
+    }
+
+    /// By how much the clock of a worker is off, by the clocks of the others, where that is too much.
+    pub(super) fn clock_off(&self, node: Option<NodeId>, theirs: At, at: At) -> Option<i64> {
+        let offset = offset_ms(theirs, at);
+        let others = self.workers.iter().filter(|(other, _)| Some(**other) != node);
+        let others = others.filter_map(|(_, sign)| sign.offset_ms);
+        clocks::off(offset, clocks::middle(others.chain([offset])))
     }
 
     /// Forgets workers and shards that the map no longer has.
@@ -119,12 +134,17 @@ impl Seen {
         now: Instant,
     ) -> Observed {
         let inactive_after = Duration::from_millis(map.settings.inactive_after_ms);
+        let middle = clocks::middle(self.workers.values().filter_map(|sign| sign.offset_ms));
         let workers = map.workers.keys().map(|node| {
+            let sign = self.workers.get(node);
             let silent = self.silent_for(*node, now);
             let seen = WorkerSeen {
                 active: silent < inactive_after,
                 silent_for_ms: millis(silent),
-                last_ping: self.workers.get(node).map(|sign| sign.at),
+                last_ping: sign.map(|sign| sign.at),
+                clock_off_ms: sign
+                    .and_then(|sign| sign.offset_ms)
+                    .and_then(|offset| clocks::off(offset, middle)),
             };
             (*node, seen)
         });
@@ -152,8 +172,14 @@ impl Seen {
                 .map_or(0, |first| millis(now.saturating_duration_since(first))),
             coordinator_leader: Some(leader),
             coordinator_term: term,
+            ..Observed::default()
         }
     }
+}
+
+fn offset_ms(theirs: At, ours: At) -> i64 {
+    let far = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    if theirs >= ours { far(theirs.0 - ours.0) } else { -far(ours.0 - theirs.0) }
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -30,7 +30,7 @@ pub struct Map {
     pub cluster: ClusterId,
     /// What the cluster was founded with.
     pub settings: Settings,
-    /// The members of the coordinator group.
+    /// The coordinators: those that should be the members of their group.
     pub coordinators: BTreeMap<NodeId, Coordinator>,
     /// The workers that have joined and were not removed.
     pub workers: BTreeMap<NodeId, Worker>,
@@ -144,6 +144,13 @@ impl Map {
             }
         }
         Ok(())
+    }
+
+    /// Whether no two replicas of a shard stand in one zone.
+    pub fn is_spread(&self, shard: &Shard) -> bool {
+        let mut zones = BTreeSet::new();
+        let of = |node| self.workers.get(node).and_then(|worker| worker.zone.as_ref());
+        shard.replicas.iter().filter_map(of).all(|zone| zones.insert(zone))
     }
 
     /// The shard whose arc holds a position; `None` before there are shards.

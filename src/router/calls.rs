@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::{ActiveWorker, Consistency, Served};
 use crate::{
-    command::{Answer, Query, Reply},
-    coordinator::status::Cluster,
+    command::{Answer, At, Query, Reply},
+    coordinator::status::{Cluster, Coordinators},
     error::Error,
     ids::{ClusterId, Epoch, GroupId, NodeId, StoreId, WorkerId},
     ring::map::Map,
@@ -34,7 +34,8 @@ pub const ANSWER_GRACE: Duration = Duration::from_millis(250);
 /// What nodes ask each other about the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClusterCall {
-    /// Whether the coordinator asked belongs to a group already. Answered by any coordinator.
+    /// Whether the coordinator asked belongs to a group already. Answered by any coordinator; a worker
+    /// says that it is none.
     Formed,
     /// A worker wants to become, or says again that it is, a member.
     Join {
@@ -46,6 +47,10 @@ pub enum ClusterCall {
         addr: String,
         /// Where it stands.
         zone: Option<String>,
+        /// The number that it was given earlier.
+        node: Option<NodeId>,
+        /// The time by its clock.
+        at: At,
     },
     /// A member worker lives.
     Heartbeat {
@@ -55,6 +60,8 @@ pub enum ClusterCall {
         epoch: Epoch,
         /// What it keeps.
         held: Vec<Held>,
+        /// The time by its clock.
+        at: At,
     },
     /// A newer map, from the coordinator's leader to everyone.
     TakeMap(Box<Map>),
@@ -92,6 +99,40 @@ pub enum ClusterCall {
     Remove {
         /// The worker.
         id: WorkerId,
+    },
+    /// The state of the coordinator group alone.
+    Coordinators,
+    /// Brings the running, empty coordinator at this address into the group.
+    AddCoordinator {
+        /// `host:port`.
+        addr: String,
+    },
+    /// Takes a coordinator out of the group for good.
+    RemoveCoordinator {
+        /// Its number, or its `host:port`.
+        which: String,
+    },
+    /// From the coordinators' leader to an empty coordinator: the map has this number for it.
+    TakeSeat {
+        /// Its number.
+        node: NodeId,
+        /// The map that says so.
+        map: Box<Map>,
+    },
+    /// A coordinator asks whether it still belongs to the group.
+    Seated {
+        /// Its number.
+        node: NodeId,
+    },
+    /// The map of the node that is asked, whatever its role.
+    Map,
+    /// To a shard's leader: whether the shard counts on the replica of a node. What it answers was
+    /// proved after the question came.
+    CountsOn {
+        /// The shard.
+        group: GroupId,
+        /// The node.
+        node: NodeId,
     },
 }
 
@@ -136,6 +177,12 @@ pub enum ClusterAnswer {
         cluster: Option<ClusterId>,
         /// Its store.
         store: StoreId,
+        /// The stores of its group's members.
+        stores: Vec<StoreId>,
+        /// Its `host:port`, as it says itself.
+        addr: String,
+        /// Whether it is empty and waits to be added to a group.
+        free: bool,
     },
     /// The worker is a member.
     Joined {
@@ -148,15 +195,38 @@ pub enum ClusterAnswer {
     Heard {
         /// The map, where the worker's was older.
         map: Option<Box<Map>>,
-        /// Replicas that it keeps and that no longer belong to their shard: to be wiped.
+        /// Replicas that it keeps and that seem to belong to their shard no longer: to be wiped, if the
+        /// shard says so too.
         wipe: Vec<GroupId>,
+        /// By how much its clock is off, where that is too much, milliseconds.
+        clock_off_ms: Option<i64>,
     },
     /// The active workers.
     Workers(Vec<ActiveWorker>),
     /// The whole state.
     Status(Box<Cluster>),
-    /// The worker was taken out for good, and its directory with it.
+    /// The worker, or coordinator, was taken out for good, and its directory with it.
     Expelled,
+    /// The state of the coordinator group.
+    Coordinators(Coordinators),
+    /// The seat that a coordinator has got, or lost.
+    Seat(Seat),
+    /// The map of the node that was asked, if it has one.
+    Map(Option<Box<Map>>),
+    /// Whether the shard counts on it.
+    CountsOn(bool),
+}
+
+/// A coordinator's place in the group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seat {
+    /// Its number.
+    pub node: NodeId,
+    /// Its `host:port`.
+    pub addr: String,
+    /// Of a new one: the member with the same address, and a directory that was lost, whose place it
+    /// takes.
+    pub replaces: Option<NodeId>,
 }
 
 impl ClusterAnswer {

@@ -386,7 +386,8 @@ impl Router {
         let answer = self.0.links.call(peer, Lane::Main, method, body, deadline + calls::ANSWER_GRACE).await;
         match answer {
             Ok(answer) => calls::open(answer),
-            Err(CallError::NotSent(why)) => Err(Error::Unavailable(why)),
+            // Another replica, or coordinator, may talk to this node.
+            Err(CallError::NotSent(why) | CallError::Refused(why)) => Err(Error::Unavailable(why)),
             Err(CallError::Busy) => Err(Error::Busy("requests on the stream to the shard's leader".into())),
             Err(error @ (CallError::Broken | CallError::Timeout)) => Err(Error::Unknown(error.to_string())),
         }

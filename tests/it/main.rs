@@ -14,6 +14,7 @@ mod examples;
 mod faults;
 mod harness;
 mod history;
+mod members;
 mod partitioners;
 mod plan_properties;
 mod properties;

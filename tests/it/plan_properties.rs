@@ -77,9 +77,9 @@ impl Cluster {
         self.joined += 1;
         let store = StoreId(Uuid::from_u128(self.joined.into()));
         let zone = zone.map(|zone| zone.to_string());
-        let join = Command::Join { id, store, addr: format!("h:{}", self.joined), zone, replace };
+        let join = Command::Join { id, store, addr: format!("h:{}", self.joined), zone, node: None, replace };
         if let Reply::Joined { node, .. } = self.apply(&join) {
-            let seen = WorkerSeen { active: true, silent_for_ms: 0, last_ping: None };
+            let seen = WorkerSeen { active: true, silent_for_ms: 0, ..WorkerSeen::default() };
             self.observed.workers.insert(node, seen);
         }
     }
@@ -93,7 +93,7 @@ impl Cluster {
             Event::Silent(who, silent_for_ms) => {
                 if let Some((node, _)) = pick(who) {
                     let active = *silent_for_ms < 15_000;
-                    let seen = WorkerSeen { active, silent_for_ms: *silent_for_ms, last_ping: None };
+                    let seen = WorkerSeen { active, silent_for_ms: *silent_for_ms, ..WorkerSeen::default() };
                     self.observed.workers.insert(node, seen);
                 }
             }
@@ -291,7 +291,7 @@ proptest! {
         }
         // In the end everybody is back.
         for node in cluster.map().workers.keys().copied().collect::<Vec<_>>() {
-            let seen = WorkerSeen { active: true, silent_for_ms: 0, last_ping: None };
+            let seen = WorkerSeen { active: true, silent_for_ms: 0, ..WorkerSeen::default() };
             cluster.observed.workers.insert(node, seen);
         }
         cluster.run();

@@ -86,6 +86,27 @@ async fn a_worker_is_asked_to_join() {
 }
 
 #[tokio::test]
+async fn coordinators_are_added_and_removed() {
+    let server = Server::start().await;
+    let group = server.get("/cluster/coordinators").await.ok().json();
+    assert_eq!(group["members"], json!({ "1": "127.0.0.1:7001" }));
+    let added = server.post("/cluster/coordinators?addr=127.0.0.1:7009", "").await.ok().json();
+    assert_eq!(added, json!({ "node": 9, "addr": "127.0.0.1:7009", "replaces": null, "done": true }));
+    server.post("/cluster/coordinators?addr=127.0.0.1:7001", "").await.problem(409);
+    server.delete("/cluster/coordinators/1").await.problem(409);
+    server.delete("/cluster/coordinators/5").await.problem(404);
+    for path in ["127.0.0.1:7009", "127.0.0.1%3A7009"] {
+        let removed = server.delete(&format!("/cluster/coordinators/{path}")).await.ok().json();
+        assert_eq!(removed["node"], 9);
+    }
+    for bad in ["", "?addr=", "?addr=127.0.0.1", "?addr=:1"] {
+        server.post(&format!("/cluster/coordinators{bad}"), "").await.problem(400);
+    }
+    server.model.fail_coordinators(Error::Unavailable("the coordinators have no majority".into()));
+    server.get("/cluster/coordinators").await.problem(503);
+}
+
+#[tokio::test]
 async fn health_and_readiness_differ() {
     let server = Server::start().await;
     server.get("/healthz").await.ok();

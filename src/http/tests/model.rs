@@ -1,6 +1,8 @@
 //! A cluster in memory, one step at a time: shards with versions, conditions, expiry and remembered
 //! answers, behind the router's methods. It answers what the contract says, and can be told to fail.
 
+mod cluster;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -18,11 +20,10 @@ use crate::{
         Version, Write, Written,
     },
     config::{Partitioner, Settings},
-    coordinator::status::{Cluster, Coordinators},
     error::Error,
     ids::{ClusterId, Epoch, GroupId, NodeId, Position, StoreId, WorkerId},
     ring::map::{Indexed, Map, Shard, Worker},
-    router::{ActiveWorker, Consistency, Located, Served, Target},
+    router::{Consistency, Located, Served, Target},
 };
 
 /// The time of the model's clock at its beginning: 2026-01-01T00:00:00Z.
@@ -205,61 +206,6 @@ impl Model {
         }
         let now = state.now;
         Ok(state.groups.values().any(|group| group.rows(table, now).next().is_some()))
-    }
-
-    pub(crate) async fn ping(&self, id: WorkerId, addr: String, _: Instant) -> Result<(), Error> {
-        self.begin().await;
-        let mut state = self.0.lock();
-        state.coordinators.clone()?;
-        state.pings.insert(id, addr);
-        Ok(())
-    }
-
-    pub(crate) async fn workers(&self, _: Instant) -> Result<Vec<ActiveWorker>, Error> {
-        let state = self.0.lock();
-        state.coordinators.clone()?;
-        Ok(state.pings.iter().map(|(id, addr)| ActiveWorker { id: id.clone(), addr: addr.clone() }).collect())
-    }
-
-    pub(crate) async fn cluster(&self, _: Instant) -> Result<Cluster, Error> {
-        self.begin().await;
-        let state = self.0.lock();
-        state.coordinators.clone()?;
-        let map = state.real.as_ref().unwrap();
-        Ok(Cluster {
-            epoch: map.epoch,
-            cluster: map.cluster,
-            name: map.settings.name.clone(),
-            coordinators: Coordinators { leader: Some(NodeId(1)), term: 2, members: BTreeMap::new() },
-            workers: Vec::new(),
-            shards: Vec::new(),
-            moves: Vec::new(),
-        })
-    }
-
-    pub(crate) async fn drain(&self, id: WorkerId, draining: bool, _: Instant) -> Result<(), Error> {
-        let mut state = self.0.lock();
-        let known = state.real.as_ref().unwrap().workers.values().any(|worker| worker.id == id);
-        if !known {
-            return Err(Error::NotFound(format!("there is no worker {id}")));
-        }
-        if draining && state.draining.len() == 2 {
-            return Err(Error::Refused("there is nowhere to go".into()));
-        }
-        if draining {
-            state.draining.insert(id)
-        } else {
-            state.draining.remove(&id)
-        };
-        Ok(())
-    }
-
-    pub(crate) async fn remove(&self, id: WorkerId, _: Instant) -> Result<(), Error> {
-        if self.0.lock().draining.remove(&id) {
-            Ok(())
-        } else {
-            Err(Error::Refused(format!("worker {id} holds the last majority of a shard; drain it first")))
-        }
     }
 
     pub(crate) fn locate(&self, row: &str) -> Option<Located> {

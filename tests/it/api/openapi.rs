@@ -48,6 +48,7 @@ fn call(node: Http, method: &'static str, template: &str) -> Call {
         "/ring" => call.query("row=openapi"),
         // A member already.
         "/cluster/join" => call.query(&format!("addr=127.0.0.1:{}", node.port)),
+        "/cluster/coordinators" if method == "POST" => call.query(&format!("addr=127.0.0.1:{}", node.port)),
         _ => call,
     }
 }
@@ -164,6 +165,8 @@ async fn the_document_is_what_runs() {
         "/cluster/workers/{id}/drain",
         "/cluster/workers/{id}",
         "/cluster/join",
+        "/cluster/coordinators",
+        "/cluster/coordinators/{id}",
         "/metrics",
         "/healthz",
         "/readyz",

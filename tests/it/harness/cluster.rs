@@ -70,6 +70,16 @@ impl Cluster {
         Self { nodes: nodes.collect(), spec, dir, _permit: permit }
     }
 
+    /// Starts another worker, and returns its port.
+    pub(crate) fn start_worker(&mut self, zone: Option<&str>) -> u16 {
+        let peers: Vec<_> = self.coordinators().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        let node = Node::new(self.dir.path(), Role::Worker, free_port(), &peers.join(","), &[]);
+        let node = zone.into_iter().fold(node, Node::in_zone);
+        node.start();
+        self.nodes.push(node);
+        self.nodes.last().unwrap().port
+    }
+
     pub(crate) fn coordinators(&self) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(|node| node.role == Role::Coordinator)
     }

@@ -2,13 +2,19 @@
 //!
 //! ```text
 //! found [replication=N] [shards=N] [coordinators=N] [cluster=N]
-//! join ID [store=N] [addr=ADDR] [zone=ZONE] [replace=yes]
+//! join ID [store=N] [addr=ADDR] [zone=ZONE] [node=N] [replace=yes]
 //! ping ID ADDR, drain ID, undrain ID, remove ID, formed GROUP…
 //! place [epoch=N] START:NODE,NODE… …      START is the shard's number, 1 the first; new ones: START:new:NODE,…
+//! seat ADDR [store=N] [among=N,…]          a coordinator is added
+//! unseat NODE [among=N,…]                  and removed; among: those that the map has, unless told
+//! group VOTERS [learners=N,…] [unsettled=yes] [alive=N,…]    what the coordinators' leader sees; alive: the voters
+//! changes                                  coordinators on their way in or out
+//! may seat ADDR [store=N], may unseat NODE
 //! map, status                              the map; what GET /cluster makes of it
 //!
 //! active NODE…, silent MS NODE…            what was heard of workers
 //! heard ID…                                of ids that only ping
+//! clock NODE MS                            by how much a worker's clock is off; 0: it is right again
 //! waited MS                                how long the first worker has waited
 //! lead NODE GROUP…                         who leads; voters and learners stay
 //! voters GROUP NODE,…, learners GROUP NODE,…, leaderless GROUP…
@@ -23,6 +29,8 @@
 //! After every command the state is read back from its records, and the records that it said were
 //! changed are enough to keep a copy current.
 
+mod seating;
+
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use quoring::{
@@ -35,7 +43,7 @@ use quoring::{
         observed::{Heartbeat, Observed, ShardSeen, WorkerSeen},
         plan::{self, Step},
         records::Changed,
-        status,
+        seats, status,
     },
     ids::{ClusterId, Epoch, GroupId, NodeId, Position, StoreId},
     ring::map::{Coordinator, Map, Shard},
@@ -84,6 +92,9 @@ impl Coordinators {
                 self.apply(&Command::Drain { worker: words.next().parse().unwrap(), draining: false })
             }
             "remove" => self.apply(&Command::Remove { worker: words.next().parse().unwrap() }),
+            "seat" | "unseat" => self.seat(line, &mut words),
+            "group" => self.group(&mut words),
+            "changes" => self.changes(),
             "map" => self.show_map(),
             "status" => self.show_status(),
             "may" => self.may(&mut words),
@@ -159,6 +170,7 @@ impl Coordinators {
             store: StoreId(Uuid::from_u128(words.named_number("store").unwrap_or(1).into())),
             addr: words.named("addr").map_or_else(|| format!("{id}:8000"), str::to_owned),
             zone: words.named("zone").map(str::to_owned),
+            node: words.named_number("node").map(NodeId),
             replace: words.named("replace") == Some("yes"),
         };
         self.apply(&command)
@@ -205,9 +217,15 @@ impl Coordinators {
                 let active = silent_for_ms < 15_000;
                 let last_ping = Some(At(self.at.saturating_sub(silent_for_ms)));
                 for node in words.rest() {
-                    let seen = WorkerSeen { active, silent_for_ms, last_ping };
+                    let seen = WorkerSeen { active, silent_for_ms, last_ping, clock_off_ms: None };
                     self.observed.workers.insert(NodeId(node.parse().unwrap()), seen);
                 }
+            }
+            "clock" => {
+                let node = NodeId(words.number());
+                let off_ms = words.next().parse().unwrap();
+                let seen = self.observed.workers.entry(node).or_default();
+                seen.clock_off_ms = Some(off_ms).filter(|off| *off != 0);
             }
             "heard" => {
                 for id in words.rest() {
@@ -319,19 +337,36 @@ impl Coordinators {
 
     fn may(&mut self, words: &mut Words<'_>) -> String {
         let verb = words.next();
-        let id = words.next().parse().unwrap();
         let map = self.map();
         let judged = match verb {
-            "drain" => leave::may_drain(map, &self.observed, &id),
-            "remove" => leave::may_remove(map, &self.observed, map.worker(&id).unwrap().0),
-            _ => panic!("no such question: {verb}"),
+            "seat" => return self.may_seat(words),
+            "unseat" => seats::may_remove(map, &self.observed.seats, NodeId(words.number())),
+            _ => {
+                let id = words.next().parse().unwrap();
+                self.may_leave(verb, &id)
+            }
         };
         judged.map_or_else(|sentence| format!("no: {sentence}"), |()| "yes".to_owned())
+    }
+
+    fn may_leave(&self, verb: &str, id: &quoring::ids::WorkerId) -> Result<(), String> {
+        let map = self.map();
+        match verb {
+            "drain" => leave::may_drain(map, &self.observed, id),
+            "remove" => leave::may_remove(map, &self.observed, map.worker(id).unwrap().0),
+            _ => panic!("no such question: {verb}"),
+        }
     }
 
     fn show_map(&self) -> String {
         let Some(map) = self.state.map() else { return "no map".to_owned() };
         let mut shown = format!("epoch {}\n", map.epoch);
+        // Shown where they are no longer the founders.
+        if map.coordinators.iter().any(|(node, seat)| seat.addr != format!("h:700{node}")) {
+            for (node, seat) in &map.coordinators {
+                writeln!(shown, "coordinator {node} at {}", seat.addr).unwrap();
+            }
+        }
         for (node, worker) in &map.workers {
             let zone = worker.zone.as_deref().map_or(String::new(), |zone| format!(" in {zone}"));
             let draining = if worker.draining { ", draining" } else { "" };
