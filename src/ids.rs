@@ -98,6 +98,46 @@ impl<'de> Deserialize<'de> for Position {
     }
 }
 
+/// An arc `[start, end)` of the ring; an end of zero is the ring's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Span {
+    /// Where it begins.
+    pub start: Position,
+    /// The first position behind it.
+    pub end: Position,
+}
+
+impl Span {
+    /// The whole ring.
+    pub const RING: Span = Span { start: Position(0), end: Position(0) };
+
+    /// Whether a position lies in it.
+    pub fn contains(&self, position: Position) -> bool {
+        self.start <= position && self.is_before_end(position)
+    }
+
+    /// Whether all of another arc lies in it.
+    pub fn covers(&self, other: &Span) -> bool {
+        self.contains(other.start) && self.last() >= other.last()
+    }
+
+    /// Whether a position lies before its end.
+    pub fn is_before_end(&self, position: Position) -> bool {
+        position <= self.last()
+    }
+
+    /// The first position of its upper half; for an arc of one position, that.
+    pub fn middle(&self) -> Position {
+        let half = self.last().0.wrapping_sub(self.start.0) / 2 + u64::from(self.start != self.last());
+        Position(self.start.0.wrapping_add(half))
+    }
+
+    /// Its last position.
+    pub fn last(&self) -> Position {
+        Position(self.end.0.wrapping_sub(1))
+    }
+}
+
 /// A worker's name: the content of the file `id` in its directory, 1 to 64 of `A-Z a-z 0-9 . _ -`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -49,6 +49,13 @@ pub(crate) struct Inner {
     pub(crate) engines: Engines,
 }
 
+impl Inner {
+    /// Whether the log knows nothing of a group, not even that it was here.
+    pub(crate) fn has_no_log(&self, group: u64) -> bool {
+        self.logs.get(group).is_none_or(|log| log.is_untouched())
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         self.writer.close();
@@ -137,6 +144,12 @@ impl Store {
         inner.writer.push([Op { group: Some(successor), change: Change::Dropped, done: Done::Lazy }])
     }
 
+    /// Removes what forked groups have left behind in spaces that they shared, at most `most` ranges;
+    /// how many there were. To be called now and then. Blocks.
+    pub fn trim(&self, most: usize) -> Result<usize, StoreError> {
+        self.inner.data.trim(most)
+    }
+
     /// Makes all that is applied, of all groups, durable. Blocks.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.inner.data.flush()
@@ -167,6 +180,7 @@ impl Store {
             apply_bytes_total: inner.data.counters.apply_bytes.load(Ordering::Relaxed),
             flushes_total: inner.data.counters.flushes.load(Ordering::Relaxed),
             installs_total: inner.data.counters.installs.load(Ordering::Relaxed),
+            forks_total: inner.data.counters.forks.load(Ordering::Relaxed),
             block_cache_bytes: inner.engines.cache.get_usage() as u64,
             log_memtable_bytes: read(&inner.log_db, "rocksdb.cur-size-all-mem-tables"),
             data_memtable_bytes: read(&inner.data.db, "rocksdb.cur-size-all-mem-tables"),

@@ -11,13 +11,15 @@ use openraft::{
     async_runtime::watch::WatchReceiver,
     errors::{ClientWriteError, InitializeError, RaftError},
 };
+use parking_lot::Mutex;
 use raft_store::{
-    Reader,
+    Reader, StoreError,
     types::{Node, TypeConfig},
 };
 use tokio::time::Instant;
 
 use super::{
+    machine::ShardView,
     proposer::Proposer,
     reads::Reads,
     receive::Sessions,
@@ -25,9 +27,9 @@ use super::{
     types::{Metrics, Raft},
 };
 use crate::{
-    config::Partitioner,
     error::Error,
-    ids::{GroupId, NodeId},
+    ids::{GroupId, NodeId, Position, Span},
+    shard::{self, Estimate, Shard},
 };
 
 /// Log entries a learner may be behind to count as caught up: what it misses is then replicated
@@ -41,10 +43,20 @@ pub struct Group {
     pub(super) raft: Raft,
     pub(super) sessions: Sessions,
     pub(super) gone: GoneHint,
-    partitioner: Option<Partitioner>,
+    shard: Option<Shard>,
     reader: Reader,
     proposer: Proposer,
     reads: Reads,
+    size: Mutex<Size>,
+}
+
+/// How much data a shard has, when that was last looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// On disk, about.
+    pub bytes: u64,
+    /// Its arc at that time; `None` before its first split.
+    pub arc: Option<Span>,
 }
 
 /// What a replica knows about its group.
@@ -64,6 +76,8 @@ pub struct Status {
     pub voters: BTreeSet<NodeId>,
     /// Who only listens.
     pub learners: BTreeSet<NodeId>,
+    /// Whether it leads and a majority has its first entry: until then it may lead in name only.
+    pub settled: bool,
     /// Whether its membership is between two sets of voters.
     pub joint: bool,
     /// At the leader: the last index each other member is known to have.
@@ -86,13 +100,14 @@ impl Group {
         id: GroupId,
         me: NodeId,
         raft: Raft,
-        partitioner: Option<Partitioner>,
+        shard: Option<Shard>,
         reader: Reader,
         gone: GoneHint,
     ) -> Self {
         let proposer = Proposer::start(raft.clone());
         let reads = Reads::start(raft.clone());
-        Self { id, me, raft, sessions: Sessions::default(), gone, partitioner, reader, proposer, reads }
+        let (sessions, size) = (Sessions::default(), Mutex::default());
+        Self { id, me, raft, sessions, gone, shard, reader, proposer, reads, size }
     }
 
     /// Its number.
@@ -128,9 +143,59 @@ impl Group {
         &self.reader
     }
 
-    /// For a shard: how its rows become positions.
-    pub fn partitioner(&self) -> Option<Partitioner> {
-        self.partitioner
+    /// For a shard: which one it is.
+    pub fn shard(&self) -> Option<Shard> {
+        self.shard
+    }
+
+    /// For a shard: the arc that its applied state says; `None` before its first split.
+    pub fn arc(&self) -> Result<Option<Span>, Error> {
+        let Some(shard) = self.shard else { return Ok(None) };
+        let view = ShardView::of(&self.reader).map_err(unavailable)?;
+        shard::arc(&view, shard).map_err(unavailable)
+    }
+
+    /// For a shard: how much data it had at the last [`Group::measure`].
+    pub fn size(&self) -> Size {
+        *self.size.lock()
+    }
+
+    /// For a shard: looks how much data it has on disk. Blocks.
+    pub fn measure(&self) -> Result<(), Error> {
+        let Some(shard) = self.shard else { return Ok(()) };
+        let view = ShardView::of(&self.reader).map_err(unavailable)?;
+        let arc = shard::arc(&view, shard).map_err(unavailable)?;
+        let bytes = match arc {
+            None => self.reader.size_bytes().map_err(unavailable)?,
+            Some(arc) => self.size_of(&view, arc)?,
+        };
+        *self.size.lock() = Size { bytes, arc };
+        Ok(())
+    }
+
+    fn size_of(&self, view: &ShardView, arc: Span) -> Result<u64, Error> {
+        let ranges = shard::sizes(view, arc).map_err(unavailable)?;
+        Ok(self.reader.sizes_bytes(&ranges).map_err(unavailable)?.iter().sum())
+    }
+
+    /// For a shard that keeps this arc: the position that parts its data into halves; `None` where all
+    /// of it has one position. `flush` is for what is only in memory, where there is much. Blocks.
+    pub fn middle(
+        &self,
+        arc: Span,
+        flush: impl FnOnce() -> Result<(), StoreError>,
+    ) -> Result<Option<Position>, Error> {
+        let view = ShardView::of(&self.reader).map_err(unavailable)?;
+        match shard::middle(&view, arc).map_err(unavailable)? {
+            Estimate::At(position) => Ok(Some(position)),
+            Estimate::None => Ok(None),
+            Estimate::TooMany => {
+                flush().map_err(unavailable)?;
+                let mut size =
+                    |part| self.size_of(&view, part).map_err(|error| shard::view::Fatal(error.to_string()));
+                shard::middle_of_sizes(arc, &mut size).map_err(unavailable)
+            }
+        }
     }
 
     /// How old the applied state may be, where that is known: at the leader, the time since a
@@ -163,6 +228,9 @@ impl Group {
                 last: metrics.last_log_index.unwrap_or(0),
                 voters: membership.voter_ids().map(NodeId).collect(),
                 learners: membership.learner_ids().map(NodeId).collect(),
+                settled: metrics.current_leader == Some(self.me.0)
+                    && metrics.state == ServerState::Leader
+                    && metrics.local_committed.is_some_and(|id| id.leader_id.term == metrics.current_term),
                 joint: membership.get_joint_config().len() > 1,
                 matched: matched
                     .map(|(id, log)| (NodeId(*id), log.as_ref().map_or(0, |id| id.index)))
@@ -261,6 +329,10 @@ impl Group {
     pub(super) fn metrics<T>(&self, look: impl FnOnce(&Metrics) -> T) -> T {
         look(&self.raft.metrics().borrow_watched())
     }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> Error {
+    Error::Unavailable(error.to_string())
 }
 
 fn changed<T>(

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use openraft::SnapshotPolicy;
 use parking_lot::RwLock;
 use raft_store::Store;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     group::Group,
@@ -27,6 +27,7 @@ use crate::{
     error::Error,
     ids::{GroupId, NodeId},
     peer::{Conn, Links, Reply},
+    shard::Shard,
 };
 
 /// How long a leader may be silent and when others stand for election, milliseconds.
@@ -61,6 +62,12 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Between the candidacies of a dead leader's followers: long enough for the first one's election.
 const TAKE_OVER_STAGGER: Duration = Duration::from_millis(60);
 
+/// Between the candidacies of the parent's leader in a new shard: the others may still have to start it.
+const STAND_PAUSE: Duration = Duration::from_millis(40);
+
+/// Candidacies in a new shard; then the ordinary timeouts take over.
+const STAND_ATTEMPTS: u32 = 25;
+
 /// Candidacies of one follower for one dead leader; then the ordinary timeouts take over.
 const TAKE_OVER_ATTEMPTS: u32 = 5;
 
@@ -71,13 +78,15 @@ pub struct Host {
     links: OnceLock<Arc<Links>>,
     groups: RwLock<HashMap<GroupId, Arc<Group>>>,
     arrivals: Arrivals,
+    forked: Arc<Notify>,
 }
 
 impl Host {
     /// No groups yet.
     pub fn new(store: Store, timing: Timing) -> Arc<Self> {
         let arrivals = Arrivals::new(store.clone());
-        Arc::new(Self { store, timing, links: OnceLock::new(), groups: RwLock::default(), arrivals })
+        let forked = Arc::default();
+        Arc::new(Self { store, timing, links: OnceLock::new(), groups: RwLock::default(), arrivals, forked })
     }
 
     /// The connections over which the groups talk; to be set once, before the first group starts.
@@ -101,6 +110,16 @@ impl Host {
         self.groups.read().values().cloned().collect()
     }
 
+    /// The machine of a shard, for [`Host::start`].
+    pub fn shard(&self, shard: Shard) -> Machine {
+        Machine::shard(shard, self.forked.clone())
+    }
+
+    /// Returns when a shard here was split since the last time.
+    pub async fn forked(&self) {
+        self.forked.notified().await;
+    }
+
     /// Starts a group, or returns it where it runs already. One caller at a time.
     pub async fn start(&self, id: GroupId, me: NodeId, machine: Machine) -> Result<Arc<Group>, Error> {
         if let Some(group) = self.get(id) {
@@ -110,8 +129,8 @@ impl Host {
         let links = self.links.get().ok_or_else(|| failed(&"the node is not connected yet"))?.clone();
         let gone = GoneHint::default();
         let transport = Transport { group: id, links, gone: gone.clone() };
-        let partitioner = match &machine {
-            Machine::Shard { partitioner } => Some(*partitioner),
+        let shard = match &machine {
+            Machine::Shard { shard, .. } => Some(*shard),
             Machine::Coordinator(_) => None,
         };
         let machine = self.store.machine(id.0, machine).map_err(|error| failed(&error))?;
@@ -119,7 +138,7 @@ impl Host {
         let raft = Raft::new(me.0, config, transport, self.store.log(id.0), machine)
             .await
             .map_err(|error| failed(&error))?;
-        let group = Arc::new(Group::new(id, me, raft, partitioner, self.store.reader(id.0), gone));
+        let group = Arc::new(Group::new(id, me, raft, shard, self.store.reader(id.0), gone));
         self.groups.write().insert(id, group.clone());
         Ok(group)
     }
@@ -175,6 +194,20 @@ impl Host {
                 tokio::spawn(take_over(group, links, gone));
             }
         }
+    }
+
+    /// Stands for election in a group that has come into being by a split, until it has a leader.
+    pub fn stand(&self, group: Arc<Group>) {
+        tokio::spawn(async move {
+            for _ in 0..STAND_ATTEMPTS {
+                // Asks first whether the others would vote: a term that nobody grants helps nobody.
+                if group.raft.trigger().elect(true).await.is_err()
+                    || group.wait_for_leader(NodeId::default(), STAND_PAUSE).await
+                {
+                    break;
+                }
+            }
+        });
     }
 
     /// Shortens logs that have grown long. Two calls do it: the first makes the applied state

@@ -69,6 +69,15 @@ pub enum Command {
         /// The worker.
         worker: WorkerId,
     },
+    /// Gives the upper part of a shard's arc to a new shard on the same workers.
+    Split {
+        /// The epoch of the map that it was decided by; refused where it is not the present one.
+        epoch: Epoch,
+        /// The shard.
+        group: GroupId,
+        /// Where the new one begins.
+        at: Position,
+    },
 }
 
 /// The answer to a [`Command`].
@@ -90,6 +99,13 @@ pub enum Reply {
     },
     /// Nothing has changed; the sentence says why and what to do.
     Refused(String),
-    /// There is no such worker.
+    /// There is no such worker, or no such shard.
     Unknown(String),
+    /// There is a new shard.
+    Split {
+        /// Its group.
+        shard: GroupId,
+        /// The map's epoch.
+        epoch: Epoch,
+    },
 }

@@ -30,6 +30,9 @@ pub const MAX_PINGED: usize = 10_000;
 /// The most workers that have joined: what placement is proven for, with room.
 pub const MAX_WORKERS: usize = 10_000;
 
+/// The most shards that a cluster may be split into: what placement is planned for.
+pub const MAX_SHARDS: usize = 100_000;
+
 /// An id that pings and has not joined.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Pinged {
@@ -118,6 +121,7 @@ impl State {
             Command::Formed { groups } => self.formed(groups, &mut changed),
             Command::Drain { worker, draining } => self.drain(worker, *draining, &mut changed),
             Command::Remove { worker } => self.remove(worker, &mut changed),
+            Command::Split { epoch, group, at } => self.split(*epoch, *group, *at, &mut changed),
         };
         match outcome {
             Ok(reply) => (reply, changed),
@@ -277,14 +281,21 @@ impl State {
         for (start, shard) in shards {
             let mut shard = shard.clone();
             match map.shards.get(start) {
-                Some(present) if present.group != shard.group || present.formed != shard.formed => {
+                Some(present)
+                    if (present.group, present.formed, present.parent)
+                        != (shard.group, shard.formed, shard.parent) =>
+                {
                     return refuse(format!("the plan takes the shard at {start} for another one"));
                 }
                 Some(present) if !present.formed && present.replicas != shard.replicas => {
                     return refuse(format!("shard {} is not formed yet, it cannot be moved", shard.group));
                 }
                 Some(_) => {}
-                None if first && shard.group == Shard::UNNUMBERED && !shard.formed => {
+                None if first
+                    && shard.group == Shard::UNNUMBERED
+                    && !shard.formed
+                    && shard.parent.is_none() =>
+                {
                     shard.group = GroupId(next_group);
                     next_group = match next_group.checked_add(1) {
                         Some(next) => next,
@@ -335,6 +346,55 @@ impl State {
             advance(map, changed);
         }
         Ok(Reply::Done { epoch: map.epoch })
+    }
+
+    fn split(
+        &mut self,
+        epoch: Epoch,
+        group: GroupId,
+        at: Position,
+        changed: &mut Changed,
+    ) -> Result<Reply, Refusal> {
+        let start = self.by_group.get(&group).copied();
+        let map = founded(&mut self.map)?;
+        let Some((start, shard)) = start.and_then(|start| Some((start, map.shards.get(&start)?))) else {
+            return Err(Refusal::Unknown(format!("there is no shard {group}; GET /cluster lists them")));
+        };
+        if map.epoch != epoch {
+            return refuse(format!("the split is for epoch {epoch}, the map is at {}: try again", map.epoch));
+        }
+        let arc = map.span(start);
+        if !shard.formed {
+            return refuse(format!("shard {group} is just being made; try again when it has a leader"));
+        }
+        if let Some(child) = map.splitting(start) {
+            return refuse(format!(
+                "shard {group} is just being split off shard {}; try again when that is done",
+                child.group
+            ));
+        }
+        if at == start || !arc.contains(at) {
+            return refuse(format!(
+                "a shard is split behind the start of its arc and before its end: {at} is not, as shard {group} \
+                 keeps {start} to {}",
+                arc.last()
+            ));
+        }
+        if map.shards.len() >= MAX_SHARDS {
+            return refuse(format!("the cluster has its most shards, {MAX_SHARDS}"));
+        }
+        let Some(next_group) = self.next_group.checked_add(1) else {
+            return refuse("all group numbers have been given out");
+        };
+        let child = GroupId(self.next_group);
+        let shard =
+            Shard { group: child, replicas: shard.replicas.clone(), formed: false, parent: Some(group) };
+        map.shards.insert(at, shard);
+        advance(map, changed);
+        self.next_group = next_group;
+        self.by_group.insert(child, at);
+        changed.add(Record::Shard(at));
+        Ok(Reply::Split { shard: child, epoch: map.epoch })
     }
 
     fn drain(&mut self, id: &WorkerId, draining: bool, changed: &mut Changed) -> Result<Reply, Refusal> {

@@ -11,7 +11,7 @@ use crate::{
     command::{Answer, Command, Query, Reply},
     coordinator::status::Cluster,
     error::Error,
-    ids::WorkerId,
+    ids::{GroupId, Position, WorkerId},
     ring::map::Indexed,
     router::{ActiveWorker, Consistency, Located, Router, Served, Target},
 };
@@ -97,6 +97,16 @@ impl Backend {
     /// See [`Router::remove`].
     pub(crate) async fn remove(&self, id: WorkerId, deadline: Instant) -> Result<(), Error> {
         changed(deadline, async { behind!(self, backend => backend.remove(id, deadline).await) }).await
+    }
+
+    /// See [`Router::split`].
+    pub(crate) async fn split(
+        &self,
+        shard: GroupId,
+        at: Option<Position>,
+        deadline: Instant,
+    ) -> Result<(GroupId, Position), Error> {
+        changed(deadline, async { behind!(self, backend => backend.split(shard, at, deadline).await) }).await
     }
 
     /// See [`Router::locate`].

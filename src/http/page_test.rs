@@ -46,7 +46,7 @@ fn map(shards: u64) -> Map {
             .map(|index| {
                 let start = Position(index * (u64::MAX / shards));
                 let replicas = vec![NodeId(4 + index % 2), NodeId(5 - index % 2)];
-                (start, Shard { group: GroupId(index + 1), replicas, formed: true })
+                (start, Shard { group: GroupId(index + 1), replicas, formed: true, parent: None })
             })
             .collect(),
     }

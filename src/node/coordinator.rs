@@ -13,7 +13,7 @@ use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::{Node, coordinate, identity};
+use super::{Node, coordinate, identity, split};
 use crate::{
     clock,
     config::Address,
@@ -252,8 +252,14 @@ pub(super) async fn answer(
             }
             done(propose(&group, &Command::Remove { worker: id }, deadline).await?)
         }
+        ClusterCall::Split { group: shard, at } => {
+            group.read_barrier(deadline).await?;
+            let (shard, at) = split::order(node, &group, shard, at, deadline).await?;
+            Ok(ClusterAnswer::Split { shard, at })
+        }
         ClusterCall::Formed
         | ClusterCall::TakeMap(_)
+        | ClusterCall::Middle { .. }
         | ClusterCall::Transfer { .. }
         | ClusterCall::Invite { .. } => Err(Error::Invalid("this is not for a coordinator".into())),
     }
@@ -318,7 +324,7 @@ pub(super) async fn propose(group: &Group, command: &Command, deadline: Instant)
 
 fn done(reply: Reply) -> Result<ClusterAnswer, Error> {
     match reply {
-        Reply::Done { .. } | Reply::Joined { .. } => Ok(ClusterAnswer::Done),
+        Reply::Done { .. } | Reply::Joined { .. } | Reply::Split { .. } => Ok(ClusterAnswer::Done),
         Reply::Refused(why) => Err(Error::Refused(why)),
         Reply::Unknown(why) => Err(Error::NotFound(why)),
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Node, coordinate, coordinator, worker};
+use super::{Node, coordinate, coordinator, split, worker};
 use crate::{
     consensus::host::Host,
     error::Error,
@@ -60,8 +60,9 @@ async fn answer(node: &Arc<Node>, what: u8, body: Bytes) -> Result<Bytes, Error>
             local::write(&node.host, group, node.epoch(), command, deadline).await
         }
         method::QUERY => {
-            let (group, deadline, consistency, query) = calls::read_query(body)?;
-            let served = local::query(&node.host, group, node.epoch(), query, consistency, deadline).await?;
+            let (group, deadline, consistency, arc, query) = calls::read_query(body)?;
+            let epoch = node.epoch();
+            let served = local::query(&node.host, group, epoch, arc, query, consistency, deadline).await?;
             Ok(calls::encode_served(&served))
         }
         method::CLUSTER => {
@@ -91,6 +92,7 @@ async fn cluster(node: &Arc<Node>, call: ClusterCall, deadline: Instant) -> Resu
             coordinate::transfer(node, group, to).await?;
             Ok(ClusterAnswer::Done)
         }
+        ClusterCall::Middle { group, arc } => Ok(ClusterAnswer::Middle(split::middle(node, group, arc).await?)),
         ClusterCall::Invite { coordinators } => {
             node.invite(&coordinators)?;
             Ok(ClusterAnswer::Done)

@@ -45,6 +45,7 @@ mod identity;
 mod info;
 mod reconcile;
 mod seen;
+mod split;
 mod upkeep;
 mod worker;
 
@@ -281,6 +282,8 @@ async fn play(node: &Arc<Node>, config: &config::Node) -> anyhow::Result<()> {
             }
             node.invitations.send_replace(coordinators.clone());
             tokio::spawn(reconcile::run(node.clone()));
+            tokio::spawn(reconcile::start(node.clone()));
+            tokio::spawn(split::run(node.clone()));
             worker::run(node.clone(), worker::Introduction { id, zone: zone.clone() }).await;
         }
     }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     coordinator::status::Cluster,
     error::Error,
-    ids::{NodeId, WorkerId},
+    ids::{GroupId, NodeId, Position, WorkerId},
     peer::Peer,
 };
 
@@ -102,6 +102,19 @@ impl Router {
     /// Takes a worker out for good.
     pub async fn remove(&self, id: WorkerId, deadline: Instant) -> Result<(), Error> {
         self.coordinate(ClusterCall::Remove { id }, deadline).await?.done()
+    }
+
+    /// Splits a shard, at the middle if it is not said where: the new shard and where it begins.
+    pub async fn split(
+        &self,
+        group: GroupId,
+        at: Option<Position>,
+        deadline: Instant,
+    ) -> Result<(GroupId, Position), Error> {
+        match self.coordinate(ClusterCall::Split { group, at }, deadline).await? {
+            ClusterAnswer::Split { shard, at } => Ok((shard, at)),
+            other => Err(other.unexpected()),
+        }
     }
 
     fn nth_coordinator(&self, turn: usize) -> Option<Peer> {

@@ -52,6 +52,7 @@ impl Cluster {
             replace_after_ms: 60_000,
             request_timeout_ms: 5_000,
             max_value_bytes: 8 << 20,
+            split_size_bytes: 0,
         };
         let coordinator = Coordinator { addr: "h:1".to_owned(), store: StoreId(Uuid::nil()) };
         let coordinators = BTreeMap::from([(NodeId(1), coordinator)]);

@@ -180,7 +180,7 @@ impl Model {
         let mut state = self.0.lock();
         let group = match target {
             Target::Row(row) => state.group_of_rows(&[row])?,
-            Target::Group(group) => {
+            Target::Shard(group, _) => {
                 // A shard that was split answers only for the map that the asker has.
                 if state.seen.as_ref().map(|map| map.epoch) != state.real.as_ref().map(|map| map.epoch) {
                     state.seen = state.real.clone();
@@ -258,6 +258,20 @@ impl Model {
             Ok(())
         } else {
             Err(Error::Refused(format!("worker {id} holds the last majority of a shard; drain it first")))
+        }
+    }
+
+    pub(crate) async fn split(
+        &self,
+        shard: GroupId,
+        at: Option<Position>,
+        _: Instant,
+    ) -> Result<(GroupId, Position), Error> {
+        match (shard.0, at) {
+            (1, None) => Ok((GroupId(9), Position(8))),
+            (1, Some(Position(0))) => Err(Error::Refused("a shard is split behind its start".into())),
+            (1, Some(at)) => Ok((GroupId(9), at)),
+            _ => Err(Error::NotFound(format!("there is no shard {shard}"))),
         }
     }
 
@@ -464,6 +478,7 @@ fn map(partitioner: Partitioner, starts: &[u64], first_group: u64) -> Map {
         group: GroupId(first_group + index as u64),
         replicas: vec![NodeId(4), NodeId(5), NodeId(6)],
         formed: true,
+        parent: None,
     };
     Map {
         epoch: Epoch(1),

@@ -141,6 +141,7 @@ impl Coordinators {
             replace_after_ms: 60_000,
             request_timeout_ms: 5_000,
             max_value_bytes: 8 << 20,
+            split_size_bytes: 0,
         };
         let coordinators = (1..=words.named_number("coordinators").unwrap_or(3))
             .map(|node| {
@@ -184,7 +185,7 @@ impl Coordinators {
                 let replicas = nodes(replicas);
                 if is_new {
                     let start = Position((number as u64 - 1) << 62);
-                    (start, Shard { group: Shard::UNNUMBERED, replicas, formed: false })
+                    (start, Shard { group: Shard::UNNUMBERED, replicas, formed: false, parent: None })
                 } else {
                     let (start, shard) = map.shards.iter().nth(number - 1).unwrap();
                     (*start, Shard { replicas, ..shard.clone() })
