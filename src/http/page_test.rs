@@ -22,6 +22,7 @@ fn map(shards: u64) -> Map {
         replace_after_ms: 60_000,
         request_timeout_ms: 5_000,
         max_value_bytes: 8 << 20,
+        split_size_bytes: 0,
     };
     let worker = |id: &str, addr: &str| Worker {
         id: id.parse().unwrap(),

@@ -18,3 +18,4 @@ mod partitioners;
 mod plan_properties;
 mod properties;
 mod scripts;
+mod split_properties;

@@ -122,7 +122,7 @@ impl Model {
     }
 
     /// Splits a shard in two behind the front-end's back.
-    pub(crate) fn split(&self, at: u64) {
+    pub(crate) fn part(&self, at: u64) {
         let mut state = self.0.lock();
         let mut map = state.real.as_deref().unwrap().clone();
         map.epoch.0 += 1;
@@ -493,6 +493,7 @@ fn map(partitioner: Partitioner, starts: &[u64], first_group: u64) -> Map {
             replace_after_ms: 60_000,
             request_timeout_ms: 5_000,
             max_value_bytes: 64 << 10,
+            split_size_bytes: 0,
         },
         coordinators: BTreeMap::new(),
         workers: (4..7).map(|index| (NodeId(index), worker(index))).collect(),
