@@ -369,7 +369,7 @@ impl State {
         }
         if let Some(child) = map.splitting(start) {
             return refuse(format!(
-                "shard {group} is just being split off shard {}; try again when that is done",
+                "shard {} is just being split off shard {group}; try again when that is done",
                 child.group
             ));
         }

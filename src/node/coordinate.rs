@@ -91,7 +91,10 @@ async fn round(node: &Arc<Node>, group: &Arc<Group>) -> Result<(), Error> {
                     tokio::spawn(async move {
                         let deadline = Instant::now() + SPLIT_TIMEOUT;
                         match split::order(&node, &group, shard, None, deadline).await {
-                            Ok((child, at)) => tracing::info!(%shard, %child, %at, "split for its size"),
+                            Ok((child, at)) => {
+                                node.seen.lock().forget_split(shard);
+                                tracing::info!(%shard, %child, %at, "split for its size");
+                            }
                             Err(error) => tracing::info!(%shard, %error, "split for its size"),
                         }
                     });

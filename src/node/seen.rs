@@ -117,6 +117,11 @@ impl Seen {
         is_due
     }
 
+    /// A shard was split for its size, and may be so again as soon as its new size is known.
+    pub(super) fn forget_split(&mut self, group: GroupId) {
+        self.splits.remove(&group);
+    }
+
     /// The last report about a shard.
     pub(super) fn shard(&self, group: GroupId) -> Option<&ShardSeen> {
         self.shards.get(&group)

@@ -155,6 +155,9 @@ impl Cluster {
             assert_eq!(self.map().shard(shard).unwrap().1.replicas, replicas);
             self.report(group, bytes / 2);
             self.report(shard, bytes / 2);
+            // The new group begins with the members that the old one has, whatever the map says.
+            let voters = self.observed.shards[&group].voters.clone();
+            self.observed.shards.entry(shard).or_default().voters = voters;
         }
     }
 

@@ -79,7 +79,7 @@ impl Coordinators {
             "place" => self.place(&mut words),
             "split" => {
                 let (group, at) = (GroupId(words.number()), position(words.next()));
-                let epoch = words.named_number("epoch").map_or(self.map().epoch, Epoch);
+                let epoch = words.named_number("epoch").map_or_else(|| self.map().epoch, Epoch);
                 self.apply(&Command::Split { epoch, group, at })
             }
             "formed" => {
@@ -232,9 +232,9 @@ impl Coordinators {
             }
             "size" => {
                 let (group, bytes) = (GroupId(words.number()), words.number());
-                let (start, _) = self.state.shard(group).unwrap();
-                let arc = self.map().span(start);
-                let has_split = self.map().shards.values().any(|shard| shard.parent == Some(group));
+                let (start, shard) = self.state.shard(group).unwrap();
+                let (arc, is_child) = (self.map().span(start), shard.parent.is_some());
+                let has_split = is_child || self.map().shards.values().any(|shard| shard.parent == Some(group));
                 let seen = self.seen(group);
                 seen.bytes = Some(bytes);
                 seen.arc = has_split.then_some(arc);
@@ -247,8 +247,11 @@ impl Coordinators {
                     self.seen(group).leader = None;
                 }
             }
-            "voters" => self.seen(GroupId(words.number())).voters = nodes(words.next()),
-            "learners" => self.seen(GroupId(words.number())).learners = nodes(words.next()),
+            "voters" | "learners" => {
+                let (group, nodes) = (GroupId(words.number()), nodes(words.next()));
+                let seen = self.seen(group);
+                *if verb == "voters" { &mut seen.voters } else { &mut seen.learners } = nodes;
+            }
             _ => panic!("no such command: {verb}"),
         }
     }
