@@ -67,8 +67,7 @@ fn write(state: &mut State, writes: Writes) {
 fn shard() -> State {
     let mut state = State::new();
     for number in 0..CELLS {
-        let (_, writes) =
-            machine::apply(&state, SHARD, &put(number, Condition::Always, None), NOW).unwrap();
+        let (_, writes) = machine::apply(&state, SHARD, &put(number, Condition::Always, None), NOW).unwrap();
         write(&mut state, writes);
     }
     state

@@ -78,6 +78,21 @@ impl fmt::Display for Position {
     }
 }
 
+/// Why a text is no position.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a position of the ring is 16 hex digits, such as 8000000000000000")]
+pub struct InvalidPosition;
+
+impl FromStr for Position {
+    type Err = InvalidPosition;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let parsed = is_hex.then(|| u64::from_str_radix(text, 16).ok()).flatten();
+        parsed.map(Position).ok_or(InvalidPosition)
+    }
+}
+
 impl Serialize for Position {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if serializer.is_human_readable() {

@@ -92,7 +92,7 @@ pub(crate) fn base(parent: &LogId, membership: &StoredMembership) -> Applied {
 }
 
 impl Data {
-    /// Removes what no group owns, at most `most` ranges; how many there were. Blocks.
+    /// Removes what no group owns of the next `most` ranges of a space; how many there were. Blocks.
     pub(crate) fn trim(&self, most: usize) -> Result<usize, StoreError> {
         let mut spaces = BTreeMap::<u64, Arc<Space>>::new();
         for group in self.all() {
@@ -139,8 +139,10 @@ impl Data {
             let run = run_of_all(&owners, &first);
             if !run.owned {
                 let end = run.end.as_deref();
-                let to = end
-                    .map_or_else(|| DataKey::space_end(space.id), |end| DataKey::Cell(space.id, end).encode());
+                let to = end.map_or_else(
+                    || DataKey::space_end(space.id),
+                    |end| DataKey::Cell(space.id, end).encode(),
+                );
                 let mut batch = WriteBatch::default();
                 batch.delete_range(DataKey::Cell(space.id, &first).encode(), to);
                 self.write(batch)?;

@@ -144,8 +144,9 @@ impl Store {
         inner.writer.push([Op { group: Some(successor), change: Change::Dropped, done: Done::Lazy }])
     }
 
-    /// Removes what forked groups have left behind in spaces that they shared, at most `most` ranges;
-    /// how many there were. To be called now and then. Blocks.
+    /// Removes what forked groups have left behind in spaces that they shared: looks at `most` ranges
+    /// of a space, and goes on there the next time; how many were removed. To be called now and then.
+    /// Blocks.
     pub fn trim(&self, most: usize) -> Result<usize, StoreError> {
         self.inner.data.trim(most)
     }

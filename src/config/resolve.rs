@@ -159,12 +159,14 @@ impl Resolver<'_> {
 
     fn split_size_bytes(&self, typed: &Option<Field<String>>, default: u64) -> Result<u64, Error> {
         let Some(field) = typed else { return Ok(default) };
-        let bytes = units::parse_size_bytes(&field.value).map_err(|error| self.wrong(field, error.to_string()))?;
+        let bytes =
+            units::parse_size_bytes(&field.value).map_err(|error| self.wrong(field, error.to_string()))?;
         let sizes = Settings::MIN_SPLIT_SIZE_BYTES..=Settings::MAX_SPLIT_SIZE_BYTES;
         if bytes == 0 || sizes.contains(&bytes) {
             return Ok(bytes);
         }
-        let (least, most) = (units::format_size_bytes(*sizes.start()), units::format_size_bytes(*sizes.end()));
+        let (least, most) =
+            (units::format_size_bytes(*sizes.start()), units::format_size_bytes(*sizes.end()));
         Err(self.wrong(field, format!("must be {least} to {most}, or 0B for never, is {}", field.value)))
     }
 

@@ -101,7 +101,10 @@ fn each_mistake_is_one_line_that_names_key_and_line() {
             "4: cluster.max_value: '8MB' is no size: write an integer and B, KiB, MiB or GiB, such as 8MiB",
         ),
         ("[cluster]\nmax_value = \"0B\"", "4: cluster.max_value: must be 1B to 32MiB, is 0B"),
-        ("[cluster]\nsplit_size = \"1KiB\"", "4: cluster.split_size: must be 1MiB to 1024GiB, or 0B for never, is 1KiB"),
+        (
+            "[cluster]\nsplit_size = \"1KiB\"",
+            "4: cluster.split_size: must be 1MiB to 1024GiB, or 0B for never, is 1KiB",
+        ),
         ("[cluster]\nmax_value = \"1GiB\"", "4: cluster.max_value: must be 1B to 32MiB, is 1GiB"),
         ("[cluster]\nname = \"\"", "4: cluster.name: must be 1 to 64 printable characters"),
         ("[cluster]\nname = \"a\\nb\"", "4: cluster.name: must be 1 to 64 printable characters"),

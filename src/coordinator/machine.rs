@@ -30,9 +30,6 @@ pub const MAX_PINGED: usize = 10_000;
 /// The most workers that have joined: what placement is proven for, with room.
 pub const MAX_WORKERS: usize = 10_000;
 
-/// The most shards that a cluster may be split into: what placement is planned for.
-pub const MAX_SHARDS: usize = 100_000;
-
 /// An id that pings and has not joined.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Pinged {
@@ -62,12 +59,12 @@ pub struct State {
 }
 
 /// Why a command changes nothing.
-enum Refusal {
+pub(super) enum Refusal {
     Refused(String),
     Unknown(String),
 }
 
-fn refuse<T>(sentence: impl Into<String>) -> Result<T, Refusal> {
+pub(super) fn refuse<T>(sentence: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::Refused(sentence.into()))
 }
 
@@ -348,55 +345,6 @@ impl State {
         Ok(Reply::Done { epoch: map.epoch })
     }
 
-    fn split(
-        &mut self,
-        epoch: Epoch,
-        group: GroupId,
-        at: Position,
-        changed: &mut Changed,
-    ) -> Result<Reply, Refusal> {
-        let start = self.by_group.get(&group).copied();
-        let map = founded(&mut self.map)?;
-        let Some((start, shard)) = start.and_then(|start| Some((start, map.shards.get(&start)?))) else {
-            return Err(Refusal::Unknown(format!("there is no shard {group}; GET /cluster lists them")));
-        };
-        if map.epoch != epoch {
-            return refuse(format!("the split is for epoch {epoch}, the map is at {}: try again", map.epoch));
-        }
-        let arc = map.span(start);
-        if !shard.formed {
-            return refuse(format!("shard {group} is just being made; try again when it has a leader"));
-        }
-        if let Some(child) = map.splitting(start) {
-            return refuse(format!(
-                "shard {} is just being split off shard {group}; try again when that is done",
-                child.group
-            ));
-        }
-        if at == start || !arc.contains(at) {
-            return refuse(format!(
-                "a shard is split behind the start of its arc and before its end: {at} is not, as shard {group} \
-                 keeps {start} to {}",
-                arc.last()
-            ));
-        }
-        if map.shards.len() >= MAX_SHARDS {
-            return refuse(format!("the cluster has its most shards, {MAX_SHARDS}"));
-        }
-        let Some(next_group) = self.next_group.checked_add(1) else {
-            return refuse("all group numbers have been given out");
-        };
-        let child = GroupId(self.next_group);
-        let shard =
-            Shard { group: child, replicas: shard.replicas.clone(), formed: false, parent: Some(group) };
-        map.shards.insert(at, shard);
-        advance(map, changed);
-        self.next_group = next_group;
-        self.by_group.insert(child, at);
-        changed.add(Record::Shard(at));
-        Ok(Reply::Split { shard: child, epoch: map.epoch })
-    }
-
     fn drain(&mut self, id: &WorkerId, draining: bool, changed: &mut Changed) -> Result<Reply, Refusal> {
         let node = self.by_id.get(id).copied();
         let map = founded(&mut self.map)?;
@@ -458,7 +406,7 @@ impl State {
     }
 }
 
-fn founded(map: &mut Option<Map>) -> Result<&mut Map, Refusal> {
+pub(super) fn founded(map: &mut Option<Map>) -> Result<&mut Map, Refusal> {
     map.as_mut().ok_or_else(|| {
         Refusal::Refused("the cluster is not founded yet; wait until its coordinators are up".to_owned())
     })
@@ -468,7 +416,7 @@ fn unknown<T>(id: &WorkerId) -> Result<T, Refusal> {
     Err(Refusal::Unknown(format!("there is no worker {id}; GET /cluster lists them")))
 }
 
-fn advance(map: &mut Map, changed: &mut Changed) {
+pub(super) fn advance(map: &mut Map, changed: &mut Changed) {
     map.epoch = Epoch(map.epoch.0 + 1);
     changed.add(Record::Header);
 }

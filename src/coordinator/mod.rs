@@ -9,4 +9,5 @@ pub mod machine;
 pub mod observed;
 pub mod plan;
 pub mod records;
+pub mod split;
 pub mod status;

@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     command::Command,
-    machine::MAX_SHARDS,
     observed::{Observed, ShardSeen},
+    split::MAX_SHARDS,
 };
 use crate::{
     ids::{GroupId, NodeId, Position, Span},
@@ -316,7 +316,10 @@ impl Plan<'_> {
                 None => shard.parent.is_none() && !parents.contains(&shard.group),
             };
             let is_settled = !is_moving(shard, seen) && self.map.splitting(arc.start).is_none();
-            is_of_arc && is_settled && arc.start != arc.last() && seen.bytes.is_some_and(|bytes| bytes >= limit)
+            is_of_arc
+                && is_settled
+                && arc.start != arc.last()
+                && seen.bytes.is_some_and(|bytes| bytes >= limit)
         };
         let chosen = self.map.arcs().filter(is_too_large).take(room);
         chosen.map(|(_, shard)| Step::Split { group: shard.group }).collect()

@@ -135,13 +135,8 @@ fn shard_id(text: &str) -> Result<GroupId, Problem> {
     }
 }
 
-/// A place on the ring, as `/cluster` and `/ring` write it.
 fn position(text: &str) -> Result<Position, Problem> {
-    let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let parsed = is_hex.then(|| u64::from_str_radix(text, 16).ok()).flatten();
-    parsed.map(Position).ok_or_else(|| {
-        Problem::invalid("'at' is a position of the ring, 16 hex digits, such as 8000000000000000")
-    })
+    text.parse().map_err(|error: crate::ids::InvalidPosition| Problem::invalid(format!("'at': {error}")))
 }
 
 fn port(text: &str) -> Result<u16, Problem> {
@@ -205,7 +200,8 @@ mod tests {
             assert!(shard_id(bad).is_err(), "{bad}");
         }
         assert_eq!(position("00000000000000fF").unwrap(), Position(255));
-        for bad in ["", "0", "+000000000000001", "0x00000000000001", "00000000000000001", "000000000000000g"] {
+        for bad in ["", "0", "+000000000000001", "0x00000000000001", "00000000000000001", "000000000000000g"]
+        {
             assert!(position(bad).is_err(), "{bad}");
         }
     }

@@ -54,8 +54,8 @@ use self::{
     observe::Observer,
     route::{
         Param::{
-            self, Addr, At, Consistency, Cursor, From, Id, IfMatch, IfNoneMatch, Key, Limit, Port, Prefix, Retry,
-            Row, To, Ttl,
+            self, Addr, At, Consistency, Cursor, From, Id, IfMatch, IfNoneMatch, Key, Limit, Port, Prefix,
+            Retry, Row, To, Ttl,
         },
         Route,
         Takes::{Json, Nothing, Value},

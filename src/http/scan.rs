@@ -71,7 +71,15 @@ pub(crate) async fn page(
         }
         let wanted = limit - page.rows.len() as u32;
         let shares = join_all(wave.iter().map(|(arc, group)| {
-            share(backend, selection, Target::Shard(*group, *arc), after.clone(), wanted, MAX_PAGE_BYTES - bytes, deadline)
+            share(
+                backend,
+                selection,
+                Target::Shard(*group, *arc),
+                after.clone(),
+                wanted,
+                MAX_PAGE_BYTES - bytes,
+                deadline,
+            )
         }))
         .await;
         let mut all_done = true;
@@ -178,8 +186,7 @@ async fn share(
         limit,
         max_bytes,
     };
-    let served =
-        backend.query(target, Query::Scan(scan), selection.consistency, deadline).await?;
+    let served = backend.query(target, Query::Scan(scan), selection.consistency, deadline).await?;
     match served.answer {
         Answer::Rows { rows, next } => Ok(Share { rows, next, staleness_ms: served.staleness_ms }),
         Answer::TooLarge => Err(row_too_large()),

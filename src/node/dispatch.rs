@@ -92,7 +92,9 @@ async fn cluster(node: &Arc<Node>, call: ClusterCall, deadline: Instant) -> Resu
             coordinate::transfer(node, group, to).await?;
             Ok(ClusterAnswer::Done)
         }
-        ClusterCall::Middle { group, arc } => Ok(ClusterAnswer::Middle(split::middle(node, group, arc).await?)),
+        ClusterCall::Middle { group, arc } => {
+            Ok(ClusterAnswer::Middle(split::middle(node, group, arc).await?))
+        }
         ClusterCall::Invite { coordinators } => {
             node.invite(&coordinators)?;
             Ok(ClusterAnswer::Done)

@@ -45,7 +45,9 @@ pub(super) async fn order(
         let at = match at {
             Some(at) => at,
             None if arc.start == arc.last() => {
-                return Err(Error::Refused(format!("shard {group} keeps one position, which cannot be split")));
+                return Err(Error::Refused(format!(
+                    "shard {group} keeps one position, which cannot be split"
+                )));
             }
             None if partitioner == Partitioner::Ordered => {
                 let call = ClusterCall::Middle { group, arc };
@@ -104,7 +106,9 @@ fn settled(
     let leader = seen.and_then(|seen| seen.leader);
     if !is_judged_later {
         if leader.is_none() {
-            return Err(Error::Refused(format!("shard {group} has no leader now; try again when it has one")));
+            return Err(Error::Refused(format!(
+                "shard {group} has no leader now; try again when it has one"
+            )));
         }
         if seen.is_some_and(|seen| is_moving(shard, seen)) {
             return Err(Error::Refused(format!(
@@ -159,11 +163,18 @@ async fn part(map: &Indexed, group: Arc<Group>) {
 
 /// Whether a shard that is not here yet will come into being here by the split of one that is: then
 /// it is not to be started empty, and filled by a copy.
-pub(super) fn is_expected(node: &Node, map: &Map, here: &[GroupId], start: Position, parent: Option<GroupId>) -> bool {
+pub(super) fn is_expected(
+    node: &Node,
+    map: &Map,
+    here: &[GroupId],
+    start: Position,
+    parent: Option<GroupId>,
+) -> bool {
     let mut ancestor = parent;
     while let Some(group) = ancestor {
         if here.contains(&group) {
-            let keeps = |group: Arc<Group>| group.arc().map_or(true, |arc| arc.is_none_or(|arc| arc.contains(start)));
+            let keeps =
+                |group: Arc<Group>| group.arc().map_or(true, |arc| arc.is_none_or(|arc| arc.contains(start)));
             return node.host.get(group).is_none_or(keeps);
         }
         ancestor = map.shard(group).and_then(|(_, shard)| shard.parent);

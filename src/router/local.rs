@@ -70,8 +70,7 @@ pub async fn query(
 
 /// `None` where the shard has not all that is asked for.
 fn look(group: &Group, arc: Span, query: &Query) -> Result<Option<Answer>, Error> {
-    let shard =
-        group.shard().ok_or_else(|| Error::Invalid("this group keeps no cells".into()))?;
+    let shard = group.shard().ok_or_else(|| Error::Invalid("this group keeps no cells".into()))?;
     let view = ShardView::of(group.reader()).map_err(|error| Error::Unavailable(error.to_string()))?;
     shard::query::answer(&view, shard, arc, query, clock::now())
         .map_err(|fatal| Error::Unavailable(fatal.to_string()))

@@ -196,7 +196,9 @@ fn retried(key: u64, ops: Vec<RowOp>) -> Command {
 #[test]
 fn remembered_answers_are_bounded_in_number_and_age() {
     let mut shard = Shard::default();
-    let answers = |shard: &Shard| (shard.count(&keys::answer(SHARD.group, 0)), shard.count(&keys::answer_order(SHARD.group, 0)));
+    let answers = |shard: &Shard| {
+        (shard.count(&keys::answer(SHARD.group, 0)), shard.count(&keys::answer_order(SHARD.group, 0)))
+    };
     let ask = |key| retried(key, vec![op(Action::Delete { column: "c".to_owned() })]);
     for key in 0..MAX_ANSWERS + 5 {
         shard.apply(&ask(key), 0);
@@ -231,7 +233,10 @@ fn a_retry_key_used_again_keeps_its_new_answer() {
     assert_eq!(shard.apply(&ask(old - 1), late), version(old + 1), "a new request by now");
     assert_eq!(shard.count(&keys::answer(SHARD.group, 0)), 4, "three old ones and the new one");
     shard.apply(&nothing(), late);
-    assert_eq!((shard.count(&keys::answer(SHARD.group, 0)), shard.count(&keys::answer_order(SHARD.group, 0))), (1, 1));
+    assert_eq!(
+        (shard.count(&keys::answer(SHARD.group, 0)), shard.count(&keys::answer_order(SHARD.group, 0))),
+        (1, 1)
+    );
     assert_eq!(shard.apply(&ask(old - 1), late), version(old + 1), "and remembered as such");
 }
 
@@ -247,8 +252,12 @@ fn remembered_answers_are_bounded_in_bytes() {
     };
     for key in 0..3 {
         shard.apply(&read(key), 0);
-        let bytes: usize =
-            shard.0.iter().filter(|(key, _)| key[0] == keys::answer(SHARD.group, 0)[0]).map(|(_, v)| v.len()).sum();
+        let bytes: usize = shard
+            .0
+            .iter()
+            .filter(|(key, _)| key[0] == keys::answer(SHARD.group, 0)[0])
+            .map(|(_, v)| v.len())
+            .sum();
         assert!(bytes as u64 <= MAX_ANSWERS_BYTES, "{bytes}");
         assert_eq!(shard.count(&keys::answer(SHARD.group, 0)), 1, "each is most of what may be kept");
     }

@@ -61,10 +61,13 @@ impl First {
         let First::Answer(remembered) = self else { return Known::All(Reply::RetryMismatch) };
         let hashes = || command.writes.iter().map(|write| hash(&write.row));
         if hashes().eq(remembered.rows.iter().map(|(row, _)| *row)) {
-            return Known::All(Reply::Done(remembered.rows.iter().map(|(_, written)| written.clone()).collect()));
+            return Known::All(Reply::Done(
+                remembered.rows.iter().map(|(_, written)| written.clone()).collect(),
+            ));
         }
         // Only looked up, so that its order does not matter.
-        let rows: HashMap<u64, &Written> = remembered.rows.iter().map(|(row, written)| (*row, written)).collect();
+        let rows: HashMap<u64, &Written> =
+            remembered.rows.iter().map(|(row, written)| (*row, written)).collect();
         let answers: Vec<Option<Written>> = hashes().map(|row| rows.get(&row).copied().cloned()).collect();
         match answers.iter().cloned().collect() {
             Some(written) => Known::All(Reply::Done(written)),

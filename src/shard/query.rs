@@ -37,9 +37,7 @@ pub fn answer<V: View + ?Sized>(
     let meta = Meta::read(view, shard)?;
     let partitioner = shard.partitioner;
     let is_here = match query {
-        Query::Cell { row, .. } | Query::Row { row, .. } => {
-            meta.has(partitioner::position(partitioner, row))
-        }
+        Query::Cell { row, .. } | Query::Row { row, .. } => meta.has(partitioner::position(partitioner, row)),
         Query::HasTable { .. } | Query::Tables { .. } | Query::Scan(_) => {
             meta.arc.is_none_or(|own| own.covers(&arc))
         }

@@ -116,7 +116,10 @@ pub fn middle(view: &(impl View + ?Sized), arc: Span) -> Result<Estimate, Fatal>
 }
 
 /// Finds the middle of the cells of an arc by the sizes of parts of it.
-pub fn middle_of_sizes(arc: Span, size: &mut dyn FnMut(Span) -> Result<u64, Fatal>) -> Result<Option<Position>, Fatal> {
+pub fn middle_of_sizes(
+    arc: Span,
+    size: &mut dyn FnMut(Span) -> Result<u64, Fatal>,
+) -> Result<Option<Position>, Fatal> {
     let half = size(arc)? / 2;
     let (mut low, mut high) = (arc.start.0, arc.last().0);
     if half == 0 || low == high {
@@ -160,8 +163,11 @@ mod tests {
     fn the_middle_of_sizes_is_where_half_of_it_lies_below() {
         // 100 bytes at each of these positions.
         let places = [3u64, 10, 11, 40, 1 << 60, (1 << 60) + 1];
-        let mut size = |arc: Span| Ok(places.iter().filter(|p| arc.contains(Position(**p))).count() as u64 * 100);
-        let found = |arc, size: &mut dyn FnMut(Span) -> Result<u64, Fatal>| middle_of_sizes(arc, size).unwrap().unwrap().0;
+        let mut size =
+            |arc: Span| Ok(places.iter().filter(|p| arc.contains(Position(**p))).count() as u64 * 100);
+        let found = |arc, size: &mut dyn FnMut(Span) -> Result<u64, Fatal>| {
+            middle_of_sizes(arc, size).unwrap().unwrap().0
+        };
         assert_eq!(found(Span::RING, &mut size), 40);
         let part = |start, end| Span { start: Position(start), end: Position(end) };
         assert_eq!(found(part(0, 12), &mut size), 10, "one below, two behind");

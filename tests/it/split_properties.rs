@@ -54,8 +54,7 @@ struct World {
 
 impl World {
     fn new(partitioner: Partitioner) -> World {
-        let whole =
-            Half { group: GroupId(1), arc: Span::RING, model: Model::default(), alone: Keys::new() };
+        let whole = Half { group: GroupId(1), arc: Span::RING, model: Model::default(), alone: Keys::new() };
         World { partitioner, keys: Keys::new(), halves: vec![whole] }
     }
 

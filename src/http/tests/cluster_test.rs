@@ -57,9 +57,7 @@ async fn the_ring_tells_where_a_row_lives() {
 #[tokio::test]
 async fn shards_are_split() {
     let server = Server::start().await;
-    let split = async |path: &str| {
-        server.send("POST", &format!("/cluster/shards/{path}"), &[], b"").await
-    };
+    let split = async |path: &str| server.send("POST", &format!("/cluster/shards/{path}"), &[], b"").await;
     let answer = split("1/split").await;
     assert_eq!((answer.status, answer.json()["into"].as_u64()), (202, Some(9)));
     let at = split("1/split?at=00000000000000ff").await;

@@ -58,6 +58,8 @@ struct State {
 /// See the module.
 pub(crate) struct Model(Mutex<State>);
 
+type Split = Result<(GroupId, Position), Error>;
+
 impl Model {
     /// A cluster of shards that begin at these positions, and three workers.
     pub(crate) fn new(partitioner: Partitioner, starts: &[u64]) -> Arc<Self> {
@@ -261,16 +263,10 @@ impl Model {
         }
     }
 
-    pub(crate) async fn split(
-        &self,
-        shard: GroupId,
-        at: Option<Position>,
-        _: Instant,
-    ) -> Result<(GroupId, Position), Error> {
-        match (shard.0, at) {
-            (1, None) => Ok((GroupId(9), Position(8))),
-            (1, Some(Position(0))) => Err(Error::Refused("a shard is split behind its start".into())),
-            (1, Some(at)) => Ok((GroupId(9), at)),
+    pub(crate) async fn split(&self, shard: GroupId, at: Option<Position>, _: Instant) -> Split {
+        match (shard.0, at.unwrap_or(Position(8))) {
+            (1, Position(0)) => Err(Error::Refused("a shard is split behind its start".into())),
+            (1, at) => Ok((GroupId(9), at)),
             _ => Err(Error::NotFound(format!("there is no shard {shard}"))),
         }
     }

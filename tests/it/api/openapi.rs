@@ -71,6 +71,7 @@ async fn the_document_is_what_runs() {
         "/ring",
         "/cluster/workers/{id}/drain",
         "/cluster/workers/{id}",
+        "/cluster/shards/{id}/split",
         "/cluster/join",
         "/metrics",
         "/healthz",

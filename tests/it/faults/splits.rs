@@ -320,6 +320,9 @@ async fn a_shard_that_grows_is_split_by_itself() {
     })
     .await;
     for n in 0..VALUES {
-        assert_eq!(decided(cluster.any().get(format!("/kv/large-{n}"))).await.is(200).body.len(), VALUE_BYTES);
+        assert_eq!(
+            decided(cluster.any().get(format!("/kv/large-{n}"))).await.is(200).body.len(),
+            VALUE_BYTES
+        );
     }
 }

@@ -234,7 +234,8 @@ impl Coordinators {
                 let (group, bytes) = (GroupId(words.number()), words.number());
                 let (start, shard) = self.state.shard(group).unwrap();
                 let (arc, is_child) = (self.map().span(start), shard.parent.is_some());
-                let has_split = is_child || self.map().shards.values().any(|shard| shard.parent == Some(group));
+                let has_split =
+                    is_child || self.map().shards.values().any(|shard| shard.parent == Some(group));
                 let seen = self.seen(group);
                 seen.bytes = Some(bytes);
                 seen.arc = has_split.then_some(arc);
@@ -364,8 +365,13 @@ impl Coordinators {
         for (start, shard) in &map.shards {
             let formed = if shard.formed { "" } else { ", not formed" };
             let parent = shard.parent.map_or(String::new(), |parent| format!(", from shard {parent}"));
-            writeln!(shown, "shard {} at {start}: {}{parent}{formed}", shard.group, show_nodes(&shard.replicas))
-                .unwrap();
+            writeln!(
+                shown,
+                "shard {} at {start}: {}{parent}{formed}",
+                shard.group,
+                show_nodes(&shard.replicas)
+            )
+            .unwrap();
         }
         for (id, pinged) in self.state.pinged() {
             writeln!(shown, "pinged: {id} at {}", pinged.addr).unwrap();

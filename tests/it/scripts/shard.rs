@@ -110,7 +110,11 @@ impl Shard {
             Some(arc) => format!("{group} from {} to {}", arc.start, arc.last()),
             None => format!("{group} has never been split"),
         };
-        if done { format!("{}, {}", show(self.group), show(split.child)) } else { "nothing to split".to_owned() }
+        if done {
+            format!("{}, {}", show(self.group), show(split.child))
+        } else {
+            "nothing to split".to_owned()
+        }
     }
 
     fn trim(&mut self, group: GroupId) -> String {
