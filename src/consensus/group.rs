@@ -174,7 +174,7 @@ impl Group {
     }
 
     fn size_of(&self, view: &ShardView, arc: Span) -> Result<u64, Error> {
-        let ranges = shard::sizes(view, arc).map_err(unavailable)?;
+        let ranges = shard::ranges(view, arc).map_err(unavailable)?;
         Ok(self.reader.sizes_bytes(&ranges).map_err(unavailable)?.iter().sum())
     }
 

@@ -18,7 +18,7 @@ mod meta;
 mod reclaim;
 mod split;
 
-pub use split::{Estimate, arc, middle, middle_of_sizes, sizes, split};
+pub use split::{Estimate, Range, arc, middle, middle_of_sizes, ranges, split};
 
 /// Which shard a state is of, or is looked at as: after a split, two of them have their keys in one
 /// place, each cell in the arc of one of them.

@@ -133,8 +133,11 @@ pub fn middle_of_sizes(
     Ok(Some(Position(low.max(arc.start.0 + 1))))
 }
 
+/// Keys from the first on, up to but without the second.
+pub type Range = (Vec<u8>, Vec<u8>);
+
 /// The ranges of keys that an arc's cells lie in: one for each table.
-pub fn sizes(view: &(impl View + ?Sized), arc: Span) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Fatal> {
+pub fn ranges(view: &(impl View + ?Sized), arc: Span) -> Result<Vec<Range>, Fatal> {
     Ok(tables(view)?.iter().map(|table| keys::table_in(table, arc)).collect())
 }
 

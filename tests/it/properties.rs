@@ -20,6 +20,9 @@ pub(super) const ANSWER_AGE_MS: u64 = 600_000;
 
 pub(super) type Keys = BTreeMap<Vec<u8>, Bytes>;
 
+/// What became of the rows of a request.
+type Rows = Vec<(String, Written)>;
+
 /// What the machine must be indistinguishable from.
 #[derive(Default, Clone)]
 pub(super) struct Model {
@@ -28,7 +31,7 @@ pub(super) struct Model {
     /// By table, row, column.
     cells: BTreeMap<(String, String, String), Cell>,
     /// By retry key: the time, the fingerprint, and what became of each row.
-    answers: BTreeMap<u128, (u64, u128, Vec<(String, Written)>)>,
+    answers: BTreeMap<u128, (u64, u128, Rows)>,
 }
 
 impl Model {
