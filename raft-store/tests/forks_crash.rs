@@ -89,11 +89,9 @@ async fn child(dir: &Path, seed: u64) {
     let store = open(dir);
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut groups = BTreeMap::new();
-    for group in store.groups() {
+    // The first one is there from the beginning.
+    for group in [1].into_iter().chain(store.groups().into_iter().filter(|group| *group != 1)) {
         groups.insert(group, take_up(&store, group).await);
-    }
-    if !groups.contains_key(&1) {
-        groups.insert(1, take_up(&store, 1).await);
     }
     loop {
         let group = *groups.keys().nth(rng.random_range(0..groups.len())).unwrap();
