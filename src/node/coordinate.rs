@@ -90,7 +90,7 @@ async fn round(node: &Arc<Node>, group: &Arc<Group>) -> Result<(), Error> {
                     let (node, group) = (node.clone(), group.clone());
                     tokio::spawn(async move {
                         let deadline = Instant::now() + SPLIT_TIMEOUT;
-                        match split::order(&node, &group, shard, None, deadline).await {
+                        match split::order(&node, &group, shard, split::Where::MiddleOfData, deadline).await {
                             Ok((child, at)) => {
                                 node.seen.lock().forget_split(shard);
                                 tracing::info!(%shard, %child, %at, "split for its size");

@@ -253,8 +253,9 @@ pub(super) async fn answer(
             done(propose(&group, &Command::Remove { worker: id }, deadline).await?)
         }
         ClusterCall::Split { group: shard, at } => {
+            let place = at.map_or(split::Where::Middle, split::Where::At);
             group.read_barrier(deadline).await?;
-            let (shard, at) = split::order(node, &group, shard, at, deadline).await?;
+            let (shard, at) = split::order(node, &group, shard, place, deadline).await?;
             Ok(ClusterAnswer::Split { shard, at })
         }
         ClusterCall::Formed

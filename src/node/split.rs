@@ -32,31 +32,44 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Shards that are split at once by one worker.
 const SPLITS_AT_ONCE: usize = 8;
 
-/// At the coordinators' leader: makes a new shard in the map, at the middle if it is not said where.
+/// Where a shard is to be split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Where {
+    /// There.
+    At(Position),
+    /// In the middle of its arc; of its data, where rows are ordered.
+    Middle,
+    /// In the middle of its data: one that has grown too large by one row is not helped by halves of
+    /// its arc.
+    MiddleOfData,
+}
+
+/// At the coordinators' leader: makes a new shard in the map.
 pub(super) async fn order(
     node: &Arc<Node>,
     coordinators: &Group,
     group: GroupId,
-    at: Option<Position>,
+    place: Where,
     deadline: Instant,
 ) -> Result<(GroupId, Position), Error> {
     loop {
         let (epoch, arc, partitioner, leader) = settled(node, coordinators, group)?;
-        let at = match at {
-            Some(at) => at,
-            None if arc.start == arc.last() => {
+        let by_data = place == Where::MiddleOfData || partitioner == Partitioner::Ordered;
+        let at = match place {
+            Where::At(at) => at,
+            Where::Middle | Where::MiddleOfData if arc.start == arc.last() => {
                 return Err(Error::Refused(format!(
                     "shard {group} keeps one position, which cannot be split"
                 )));
             }
-            None if partitioner == Partitioner::Ordered => {
+            Where::Middle | Where::MiddleOfData if by_data => {
                 let call = ClusterCall::Middle { group, arc };
                 match node.router.ask_coordinator(&Peer::Node(leader), &call, deadline).await {
                     Ok(ClusterAnswer::Middle(Some(at))) => at,
                     Ok(ClusterAnswer::Middle(None)) => {
                         return Err(Error::Refused(format!(
-                            "all data of shard {group} is of one position (rows that begin with the same 8 bytes), \
-                             which cannot be split; say where with 'at'"
+                            "all data of shard {group} is of one position (one row, or ordered ones that begin with the \
+                             same 8 bytes), which cannot be split; say where with 'at'"
                         )));
                     }
                     Ok(other) => return Err(other.unexpected()),
@@ -67,7 +80,7 @@ pub(super) async fn order(
                     }
                 }
             }
-            None => arc.middle(),
+            Where::Middle | Where::MiddleOfData => arc.middle(),
         };
         let command = Command::Split { epoch, group, at };
         match propose(coordinators, &command, deadline).await? {

@@ -67,13 +67,13 @@ pub(super) const MIDDLE_MAX_TABLES: usize = 1_000;
 pub enum Estimate {
     /// The first position of the upper half of the bytes.
     At(Position),
-    /// All cells have one position, or there are none.
+    /// All cells have one position.
     None,
     /// There are more cells than were looked at.
     TooMany,
 }
 
-/// Finds the middle of the cells of an arc by looking at each.
+/// Finds the middle of the cells of an arc by looking at each; where there are none, that of the arc.
 pub fn middle(view: &(impl View + ?Sized), arc: Span) -> Result<Estimate, Fatal> {
     let mut cells: Vec<(Position, usize)> = Vec::new();
     let mut too_many = false;
@@ -98,6 +98,9 @@ pub fn middle(view: &(impl View + ?Sized), arc: Span) -> Result<Estimate, Fatal>
     }
     if too_many {
         return Ok(Estimate::TooMany);
+    }
+    if cells.is_empty() {
+        return Ok(Estimate::At(arc.middle()));
     }
     cells.sort_unstable();
     let total: usize = cells.iter().map(|(_, bytes)| bytes).sum();
