@@ -129,6 +129,8 @@ fn base(
     if let Some(env) = env {
         opts.set_env(env);
     }
+    // Few threads write at a time, and a lone writer is faster without the care for others.
+    opts.set_allow_concurrent_memtable_write(false);
     opts.create_if_missing(true);
     opts.set_paranoid_checks(true);
     opts.set_max_background_jobs(i32::try_from(options.background_jobs.max(2)).unwrap_or(i32::MAX));

@@ -25,7 +25,7 @@ use crate::read::Reader;
 use crate::snapshot::Sink;
 use crate::stats::Stats;
 use crate::storage::GroupLog;
-use crate::types::SnapshotMeta;
+use crate::types::{SnapshotMeta, Vote};
 use crate::writer::{Change, Done, Op, Writer};
 
 /// Durable storage for many Raft groups in one process. Clones are the same store.
@@ -149,6 +149,12 @@ impl Store {
     /// Blocks.
     pub fn trim(&self, most: usize) -> Result<usize, StoreError> {
         self.inner.data.trim(most)
+    }
+
+    /// The vote of a group's replica here as it is on the disk: what this node has promised so far,
+    /// also where it has no replica any more. Set before whoever asked for the vote is answered.
+    pub fn vote(&self, group: u64) -> Option<Vote> {
+        self.inner.logs.get(group)?.vote()
     }
 
     /// Makes all that is applied, of all groups, durable. Blocks.

@@ -2,7 +2,8 @@
 //!
 //! It takes everything that waits, in the order in which it came, makes one `WriteBatch` of it, one
 //! write with one sync, and then runs the callbacks, in that order. While a sync runs, the next
-//! batch gathers: the more groups write, the more of them share a sync.
+//! batch gathers: the more groups write, the more of them share a sync. Where they are many, the
+//! next sync waits a little for more of them ([`LINGER_SYNCS`]).
 //!
 //! Invariants:
 //! - One FIFO for all operations of all groups, so an operation is never durable without those of
@@ -41,6 +42,13 @@ const LAZY_MS: u64 = 100;
 const BATCH_MAX_BYTES: usize = 16 << 20;
 /// Operations in one batch at most.
 const BATCH_MAX_OPS: usize = 16 << 10;
+/// How long the next sync waits for company behind one that several operations shared: so many times
+/// as long as a sync takes, and no longer than this. A sync costs processor time as well, and who
+/// waits for it waits for followers too, whose syncs are gathered the same way; so on a busy machine
+/// the wait is won back. A lone operation never waits. (PostgreSQL has the same as `commit_delay`
+/// and `commit_siblings`; docs/BENCHMARKS.md has what it brings.)
+const LINGER_SYNCS: u32 = 4;
+const LINGER_MAX: Duration = Duration::from_millis(2);
 /// What an operation is counted with besides its entries, in bytes.
 const OP_BYTES: usize = 64;
 /// Smallest and largest bound of the queue, in bytes. The semaphore that keeps it counts in `u32`.
@@ -248,9 +256,13 @@ impl Writer {
 
     fn run(&self) {
         let _fail_rest = FailRest(self);
-        while let Some((ops, committed)) = self.take() {
+        let mut pace = Pace::default();
+        while let Some((ops, committed)) = self.take(pace.not_before) {
+            let crowded = ops.iter().filter(|op| !op.done.is_lazy()).count() > 1;
             let mut batch = InFlight { writer: self, ops };
+            let began = Instant::now();
             let result = self.write(batch.ops.make_contiguous(), committed);
+            pace.wrote(began, Instant::now(), crowded);
             let failed = result.is_err();
             while let Some(op) = batch.ops.pop_front() {
                 self.complete(op, result.clone());
@@ -261,8 +273,8 @@ impl Writer {
         }
     }
 
-    /// Waits for work; `None` when closed and empty.
-    fn take(&self) -> Option<(VecDeque<Op>, Vec<Arc<LogGroup>>)> {
+    /// Waits for work, and then until `not_before`; `None` when closed and empty.
+    fn take(&self, not_before: Option<Instant>) -> Option<(VecDeque<Op>, Vec<Arc<LogGroup>>)> {
         let mut queue = self.queue.lock();
         while queue.urgent == 0 {
             if queue.closed {
@@ -275,6 +287,11 @@ impl Writer {
             if timed_out && !(queue.ops.is_empty() && queue.committed.is_empty()) {
                 break;
             }
+        }
+        if let Some(not_before) = not_before
+            && queue.urgent > 0
+        {
+            while !queue.closed && !self.arrived.wait_until(&mut queue, not_before).timed_out() {}
         }
         let mut bytes = 0;
         let mut ops = VecDeque::new();
@@ -352,6 +369,22 @@ impl Writer {
         // Room in the queue first: the callback may lead to the next append.
         drop(change);
         done.run(result);
+    }
+}
+
+/// When to sync next.
+#[derive(Default)]
+struct Pace {
+    /// What a sync takes, as a moving average.
+    sync: Duration,
+    not_before: Option<Instant>,
+}
+
+impl Pace {
+    fn wrote(&mut self, began: Instant, ended: Instant, crowded: bool) {
+        self.sync = (self.sync * 15 + ended.duration_since(began)) / 16;
+        let linger = (self.sync * LINGER_SYNCS).min(LINGER_MAX);
+        self.not_before = crowded.then(|| ended + linger);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,7 +14,7 @@ use openraft::{
 };
 use parking_lot::Mutex;
 use raft_store::{
-    Reader, StoreError,
+    Reader, Store, StoreError,
     types::{Node, TypeConfig},
 };
 use tokio::time::Instant;
@@ -21,7 +22,7 @@ use tokio::time::Instant;
 use super::{
     machine::ShardView,
     proposer::Proposer,
-    reads::Reads,
+    reads::{Lead, Reads},
     receive::Sessions,
     transport::GoneHint,
     types::{Metrics, Raft},
@@ -44,9 +45,10 @@ pub struct Group {
     pub(super) sessions: Sessions,
     pub(super) gone: GoneHint,
     shard: Option<Shard>,
+    store: Store,
     reader: Reader,
     proposer: Proposer,
-    reads: Reads,
+    reads: Arc<Reads>,
     size: Mutex<Size>,
 }
 
@@ -101,13 +103,14 @@ impl Group {
         me: NodeId,
         raft: Raft,
         shard: Option<Shard>,
-        reader: Reader,
+        store: Store,
+        reads: Arc<Reads>,
         gone: GoneHint,
     ) -> Self {
-        let proposer = Proposer::start(raft.clone());
-        let reads = Reads::start(raft.clone());
+        let proposer = Proposer::new(raft.clone());
+        let reader = store.reader(id.0);
         let (sessions, size) = (Sessions::default(), Mutex::default());
-        Self { id, me, raft, sessions, gone, shard, reader, proposer, reads, size }
+        Self { id, me, raft, sessions, gone, shard, store, reader, proposer, reads, size }
     }
 
     /// Its number.
@@ -135,7 +138,35 @@ impl Group {
 
     /// Returns once what [`Group::reader`] shows reflects every write acknowledged before this call.
     pub async fn read_barrier(&self, deadline: Instant) -> Result<(), Error> {
-        self.reads.barrier(deadline).await
+        let Some(lead) = self.lead() else { return Err(Error::NotLeader { leader: self.leader() }) };
+        if !self.has_own_entry(lead) {
+            let wait = self.raft.wait(Some(deadline.saturating_duration_since(Instant::now())));
+            let applied = |metrics: &Metrics| {
+                self.has_own_entry(lead) || metrics.vote > lead.vote || metrics.running_state.is_err()
+            };
+            if wait.metrics(applied, "the leader's first entry is applied").await.is_err() {
+                return Err(Error::Unavailable("the shard's new leader is not ready yet".into()));
+            }
+            if !self.has_own_entry(lead) {
+                return Err(Error::NotLeader { leader: self.leader() });
+            }
+        }
+        let voters =
+            || self.metrics(|metrics| metrics.membership_config.membership().get_joint_config().clone());
+        self.reads.prove(lead, voters, deadline).await
+    }
+
+    /// As whom this replica leads, by the vote on its disk.
+    fn lead(&self) -> Option<Lead> {
+        let vote = self.store.vote(self.id.0)?;
+        let leads = vote.committed && vote.leader_id.node_id == self.me.0;
+        leads.then_some(Lead { group: self.id, vote })
+    }
+
+    /// Whether an entry of this leader itself is applied here, and with it all that earlier leaders
+    /// had acknowledged.
+    fn has_own_entry(&self, lead: Lead) -> bool {
+        self.reader.applied().is_some_and(|applied| applied.leader_id == lead.vote.leader_id)
     }
 
     /// The applied state of this replica.

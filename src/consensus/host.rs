@@ -17,6 +17,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     group::Group,
     machine::Machine,
+    reads::{self, Reads},
     receive,
     snapshots::Arrivals,
     transport::{GoneHint, Transport},
@@ -75,7 +76,7 @@ const TAKE_OVER_ATTEMPTS: u32 = 5;
 pub struct Host {
     store: Store,
     timing: Timing,
-    links: OnceLock<Arc<Links>>,
+    connected: OnceLock<(Arc<Links>, Arc<Reads>)>,
     groups: RwLock<HashMap<GroupId, Arc<Group>>>,
     arrivals: Arrivals,
     forked: Arc<Notify>,
@@ -85,14 +86,19 @@ impl Host {
     /// No groups yet.
     pub fn new(store: Store, timing: Timing) -> Arc<Self> {
         let arrivals = Arrivals::new(store.clone());
-        let forked = Arc::default();
-        Arc::new(Self { store, timing, links: OnceLock::new(), groups: RwLock::default(), arrivals, forked })
+        let (groups, forked) = (RwLock::default(), Arc::default());
+        Arc::new(Self { store, timing, connected: OnceLock::new(), groups, arrivals, forked })
     }
 
     /// The connections over which the groups talk; to be set once, before the first group starts.
     pub fn connect(&self, links: Arc<Links>) {
         // The handler of the links needs the host, and the host the links.
-        assert!(self.links.set(links).is_ok(), "connected once");
+        let reads = Reads::new(self.store.clone(), links.clone());
+        assert!(self.connected.set((links, reads)).is_ok(), "connected once");
+    }
+
+    fn links(&self) -> Option<&Arc<Links>> {
+        self.connected.get().map(|(links, _)| links)
     }
 
     /// The store of the groups.
@@ -126,7 +132,8 @@ impl Host {
             return Ok(group);
         }
         let failed = |error: &dyn std::fmt::Display| Error::Unavailable(format!("start group {id}: {error}"));
-        let links = self.links.get().ok_or_else(|| failed(&"the node is not connected yet"))?.clone();
+        let connected = self.connected.get().ok_or_else(|| failed(&"the node is not connected yet"))?;
+        let (links, reads) = connected.clone();
         let gone = GoneHint::default();
         let transport = Transport { group: id, links, gone: gone.clone() };
         let shard = match &machine {
@@ -138,7 +145,7 @@ impl Host {
         let raft = Raft::new(me.0, config, transport, self.store.log(id.0), machine)
             .await
             .map_err(|error| failed(&error))?;
-        let group = Arc::new(Group::new(id, me, raft, shard, self.store.reader(id.0), gone));
+        let group = Arc::new(Group::new(id, me, raft, shard, self.store.clone(), reads, gone));
         self.groups.write().insert(id, group.clone());
         Ok(group)
     }
@@ -170,11 +177,17 @@ impl Host {
     /// Takes a peer's call for a group; calls arrive in order and this does not block.
     pub fn dispatch(&self, from: &Arc<Conn>, what: u8, mut body: Bytes, reply: Reply) {
         let refuse = |reply: Reply, why: String| reply.send(wire::answer::<()>(&Err(why)));
+        if what == method::STANDS {
+            if let Ok(answer) = reads::answer(&self.store, body) {
+                reply.send(answer);
+            }
+            return;
+        }
         let group = match wire::group(&mut body) {
             Ok(id) => self.get(id).ok_or(id),
             Err(malformed) => return refuse(reply, malformed.to_string()),
         };
-        match (group, self.links.get()) {
+        match (group, self.links()) {
             (Ok(group), Some(_)) if what >= method::SNAPSHOT_BEGIN => {
                 self.arrivals.receive(&group, from, what, body, reply);
             }
@@ -190,7 +203,7 @@ impl Host {
         for group in self.all() {
             let status = group.status();
             if status.leader == Some(gone) && status.voters.contains(&group.me) {
-                let links = self.links.get().expect("groups start after the links are set").clone();
+                let links = self.links().expect("groups start after the links are set").clone();
                 tokio::spawn(take_over(group, links, gone));
             }
         }
@@ -245,7 +258,7 @@ impl Host {
 
     /// Gives every leadership away, waiting at most until the deadline.
     pub async fn hand_over(&self, deadline: Instant) {
-        let lives = |node| self.links.get().is_some_and(|links| !links.is_gone(node));
+        let lives = |node| self.links().is_some_and(|links| !links.is_gone(node));
         join_all(self.all().iter().map(|group| group.hand_over(lives, deadline))).await;
     }
 

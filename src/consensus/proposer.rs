@@ -4,17 +4,17 @@
 //! command is an entry of its own, with many the commands that came during the last round go
 //! together. Nothing is ever delayed to make a batch larger.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream::FuturesUnordered};
-use openraft::{errors::ClientWriteError, impls::ProgressResponder};
+use futures_util::FutureExt as _;
+use openraft::errors::ClientWriteError;
+use parking_lot::Mutex;
+use raft_store::types::OnComplete;
 use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
+    sync::oneshot,
+    task::unconstrained,
+    time::{Instant, timeout_at},
 };
 
 use super::{
@@ -35,124 +35,142 @@ const MAX_COMMANDS_PER_ENTRY: usize = 1024;
 /// Bytes of commands in one entry; a single larger command is an entry of its own.
 const MAX_BYTES_PER_ENTRY: usize = 1 << 20;
 
-/// Entries of one group proposed and not yet applied. A few hide the latency of the disk and the
-/// network; more would only make smaller batches.
-const MAX_ENTRIES_IN_FLIGHT: usize = 4;
+/// Entries of one group proposed and not yet applied. A second one hides the latency of the disk and
+/// the network; more would only make smaller batches.
+const MAX_ENTRIES_IN_FLIGHT: usize = 2;
 
-/// Hands commands to a group's proposer; cheap to clone.
+/// Hands commands to a group; cheap to clone.
+///
+/// There is no task: whoever brings a command proposes it if there is room in flight, and whoever
+/// completes an entry proposes what has come meanwhile.
 #[derive(Clone)]
-pub(super) struct Proposer {
-    queue: mpsc::UnboundedSender<Proposal>,
-    waiting: Arc<Waiting>,
+pub(super) struct Proposer(Arc<Inner>);
+
+struct Inner {
+    raft: Raft,
+    queue: Mutex<Queue>,
 }
 
 #[derive(Default)]
-struct Waiting {
-    commands: AtomicUsize,
-    bytes: AtomicUsize,
+struct Queue {
+    /// By number, ascending.
+    waiting: VecDeque<Proposal>,
+    waiting_bytes: usize,
+    next_number: u64,
+    in_flight: usize,
 }
 
 struct Proposal {
+    number: u64,
     command: Bytes,
     deadline: Instant,
     reply: oneshot::Sender<Result<Bytes, Error>>,
 }
 
 impl Proposer {
-    /// Starts a group's proposer; it ends with the last handle.
-    pub(super) fn start(raft: Raft) -> Self {
-        let (queue, proposals) = mpsc::unbounded_channel();
-        let waiting = Arc::new(Waiting::default());
-        tokio::spawn(run(raft, proposals, waiting.clone()));
-        Self { queue, waiting }
+    /// Proposes to a group.
+    pub(super) fn new(raft: Raft) -> Self {
+        Self(Arc::new(Inner { raft, queue: Mutex::default() }))
     }
 
     /// Proposes a command and waits for its reply. Past the deadline the command either never
     /// enters the log ([`Error::Unavailable`]) or its fate is [`Error::Unknown`].
     pub(super) async fn propose(&self, command: Bytes, deadline: Instant) -> Result<Bytes, Error> {
-        let bytes = command.len();
-        if self.waiting.commands.load(Ordering::Relaxed) >= MAX_WAITING_COMMANDS
-            || self.waiting.bytes.load(Ordering::Relaxed) + bytes > MAX_WAITING_BYTES
-        {
-            return Err(Error::Busy("commands waiting for this shard".into()));
-        }
-        self.waiting.commands.fetch_add(1, Ordering::Relaxed);
-        self.waiting.bytes.fetch_add(bytes, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
-        let stopped = || Error::Unavailable("this replica is stopping".into());
-        self.queue.send(Proposal { command, deadline, reply }).map_err(|_| stopped())?;
-        match tokio::time::timeout_at(deadline, answer).await {
+        let number = {
+            let mut queue = self.0.queue.lock();
+            if queue.waiting.len() >= MAX_WAITING_COMMANDS
+                || queue.waiting_bytes + command.len() > MAX_WAITING_BYTES
+            {
+                return Err(Error::Busy("commands waiting for this shard".into()));
+            }
+            let number = queue.next_number;
+            queue.next_number += 1;
+            queue.waiting_bytes += command.len();
+            queue.waiting.push_back(Proposal { number, command, deadline, reply });
+            number
+        };
+        self.0.submit();
+        match timeout_at(deadline, answer).await {
             Ok(Ok(result)) => result,
-            // The proposer answers all it took; it went away with the command still in its queue or
-            // in flight, and we cannot tell which.
+            // The group went away with the command still in its queue or in flight, and we cannot
+            // tell which.
             Ok(Err(_)) => Err(Error::Unknown("the replica stopped before the answer came".into())),
+            // One that still waits never enters the log: `take` leaves out what is past its deadline.
+            Err(_) if self.0.waits(number) => Err(not_in_time()),
             Err(_) => Err(Error::Unknown("no majority answered in time".into())),
         }
     }
 }
 
-async fn run(raft: Raft, mut proposals: mpsc::UnboundedReceiver<Proposal>, waiting: Arc<Waiting>) {
-    let mut in_flight = FuturesUnordered::new();
-    let mut joined: Vec<Proposal> = Vec::new();
-    // The first proposal that did not fit the last entry.
-    let mut held: Option<Proposal> = None;
-    loop {
-        if held.is_none() {
-            tokio::select! {
-                biased;
-                Some(()) = in_flight.next(), if !in_flight.is_empty() => continue,
-                proposal = proposals.recv(), if in_flight.len() < MAX_ENTRIES_IN_FLIGHT => match proposal {
-                    Some(proposal) => held = Some(proposal),
-                    None => break,
-                },
-            }
-        } else if in_flight.len() >= MAX_ENTRIES_IN_FLIGHT {
-            in_flight.next().await;
-            continue;
+impl Inner {
+    fn waits(&self, number: u64) -> bool {
+        self.queue.lock().waiting.binary_search_by_key(&number, |proposal| proposal.number).is_ok()
+    }
+
+    /// Proposes what waits, as far as there is room in flight.
+    fn submit(self: &Arc<Self>) {
+        while let Some(joined) = self.take() {
+            let entry = batch::join(clock::now(), joined.iter().map(|proposal| &proposal.command));
+            let in_flight = InFlight(self.clone());
+            let responder = OnComplete::new(move |result| {
+                deal_out(joined, result);
+                drop(in_flight);
+            });
+            let write = self.raft.client_write_ff(raft_store::types::Command(entry), Some(responder));
+            // It only puts a message into the group's channel, which has room for many more than are
+            // in flight here, so it ends at once. Where it fails or would wait, the message is dropped,
+            // and with it the senders of the replies: that is told as an unknown outcome.
+            let _ = unconstrained(write).now_or_never();
         }
+    }
+
+    /// The commands of the next entry.
+    fn take(&self) -> Option<Vec<Proposal>> {
+        let mut queue = self.queue.lock();
+        if queue.in_flight >= MAX_ENTRIES_IN_FLIGHT {
+            return None;
+        }
+        let now = Instant::now();
+        let mut joined = Vec::with_capacity(queue.waiting.len().min(MAX_COMMANDS_PER_ENTRY));
         let mut bytes = 0;
-        while let Some(proposal) = held.take().or_else(|| proposals.try_recv().ok()) {
-            let full = joined.len() == MAX_COMMANDS_PER_ENTRY
-                || bytes + proposal.command.len() > MAX_BYTES_PER_ENTRY;
+        while let Some(next) = queue.waiting.front() {
+            let length = next.command.len();
+            let full = joined.len() == MAX_COMMANDS_PER_ENTRY || bytes + length > MAX_BYTES_PER_ENTRY;
             if full && !joined.is_empty() {
-                held = Some(proposal);
                 break;
             }
-            waiting.commands.fetch_sub(1, Ordering::Relaxed);
-            waiting.bytes.fetch_sub(proposal.command.len(), Ordering::Relaxed);
-            if proposal.deadline <= Instant::now() {
-                settle(proposal, Err(Error::Unavailable("no majority took the write in time".into())));
+            queue.waiting_bytes -= length;
+            let Some(proposal) = queue.waiting.pop_front() else { break };
+            if proposal.deadline <= now {
+                settle(proposal, Err(not_in_time()));
                 continue;
             }
-            bytes += proposal.command.len();
+            bytes += length;
             joined.push(proposal);
         }
         if joined.is_empty() {
-            continue;
+            return None;
         }
-        let entry = batch::join(clock::now(), joined.iter().map(|proposal| &proposal.command));
-        let (responder, receiver) = ProgressResponder::complete_only();
-        let batch = std::mem::take(&mut joined);
-        match raft.client_write_ff(raft_store::types::Command(entry), Some(responder)).await {
-            Ok(()) => in_flight.push(async move {
-                let result = receiver.await.ok();
-                deal_out(batch, result);
-            }),
-            Err(_) => {
-                // The core had stopped before it took the message.
-                for proposal in batch {
-                    settle(proposal, Err(Error::Unavailable("this replica has stopped".into())));
-                }
-            }
-        }
+        queue.in_flight += 1;
+        Some(joined)
     }
-    while in_flight.next().await.is_some() {}
+}
+
+/// An entry's place in flight. However it ends, the next one takes the place.
+struct InFlight(Arc<Inner>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.queue.lock().in_flight -= 1;
+        self.0.submit();
+    }
 }
 
 /// Gives every command of an entry its own reply.
-fn deal_out(batch: Vec<Proposal>, result: Option<WriteResult>) {
+fn deal_out(batch: Vec<Proposal>, result: WriteResult) {
     let error = match result {
-        Some(Ok(written)) => {
+        Ok(written) => {
             let replies = written.response().0.iter().cloned();
             debug_assert_eq!(replies.len(), batch.len(), "a machine answers every command of an entry");
             for (proposal, reply) in batch.into_iter().zip(replies) {
@@ -160,21 +178,24 @@ fn deal_out(batch: Vec<Proposal>, result: Option<WriteResult>) {
             }
             return;
         }
-        Some(Err(ClientWriteError::ForwardToLeader(forward))) => {
+        Err(ClientWriteError::ForwardToLeader(forward)) => {
             // Refused before it entered the log (openraft's contract for this variant).
             Error::NotLeader { leader: forward.leader_id.map(NodeId) }
         }
-        Some(Err(ClientWriteError::LogEntryDiscarded(_))) => {
+        Err(ClientWriteError::LogEntryDiscarded(_)) => {
             Error::Unknown("the leader changed while the write was under way".into())
         }
-        Some(Err(
+        Err(
             error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
-        )) => Error::Unavailable(error.to_string()),
-        None => Error::Unknown("the replica stopped while the write was under way".into()),
+        ) => Error::Unavailable(error.to_string()),
     };
     for proposal in batch {
         settle(proposal, Err(error.clone()));
     }
+}
+
+fn not_in_time() -> Error {
+    Error::Unavailable("no majority took the write in time".into())
 }
 
 fn settle(proposal: Proposal, result: Result<Bytes, Error>) {

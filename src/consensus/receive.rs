@@ -1,9 +1,13 @@
 //! The receiving side of Raft's messages.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    task::{Context, Waker},
+};
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use openraft::raft::TransferLeaderRequest;
 use parking_lot::Mutex;
 use raft_store::types::TypeConfig;
@@ -15,7 +19,7 @@ use tokio::{
 
 use super::{
     group::Group,
-    types::{AppendRequest, Raft, VoteRequest},
+    types::{AppendRequest, AppendResult, Raft, VoteRequest},
     wire::{self, Answer, GoneLeader, method},
 };
 use crate::{
@@ -37,11 +41,15 @@ pub(super) struct Sessions(Mutex<HashMap<NodeId, Session>>);
 struct Session {
     conn: u64,
     number: u64,
-    queue: mpsc::Sender<(AppendRequest, Reply)>,
+    queue: mpsc::Sender<(Appending, Reply)>,
 }
 
+/// An append that the group has been given.
+type Appending = BoxFuture<'static, Answer<AppendResult>>;
+
 impl Sessions {
-    /// Queues an append behind the earlier ones of its session. Called in the order of arrival.
+    /// Gives the group an append behind the earlier ones of its session. Called in the order of
+    /// arrival.
     fn push(&self, raft: &Raft, from: &Conn, session: u64, request: AppendRequest, reply: Reply) {
         let Some(node) = from.peer().node else { return };
         let mut sessions = self.0.lock();
@@ -51,35 +59,39 @@ impl Sessions {
             None => {
                 // The sender began anew; the old session ends when its queue is dropped.
                 let (queue, appends) = mpsc::channel(MAX_QUEUED_APPENDS);
-                tokio::spawn(run_session(raft.clone(), appends));
+                tokio::spawn(run_session(appends));
                 sessions.insert(node, Session { conn: from.id(), number: session, queue: queue.clone() });
                 queue
             }
         };
         drop(sessions);
         // A dropped reply tells the sender, which begins a new session.
-        let _ = queue.try_send((request, reply));
+        let Ok(place) = queue.try_reserve() else { return };
+        let mut appending: Appending = Box::pin(append(raft.clone(), request));
+        // The first poll puts the request into the group's channel, or in line for it: so the order
+        // of arrival is the order in which the group gets them. Whoever polls next is woken.
+        let _ = appending.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        place.send((appending, reply));
     }
 }
 
-/// Feeds the appends of a session to the group and answers them in order. It ends at the first
-/// append that the group refuses; the sender then starts another.
-async fn run_session(raft: Raft, mut appends: mpsc::Receiver<(AppendRequest, Reply)>) {
-    let (replies, mut answered) = mpsc::unbounded_channel();
-    let requests = futures_util::stream::poll_fn(move |cx| {
-        appends.poll_recv(cx).map(|next| {
-            let (request, reply) = next?;
-            // Fails only when the session is over, and then the reply says so by being dropped.
-            let _ = replies.send(reply);
-            Some(request)
-        })
-    });
-    let mut results = std::pin::pin!(raft.stream_append(requests));
-    while let Some(result) = results.next().await {
-        let Some(reply) = answered.recv().await else { return };
-        match result {
-            Ok(result) => reply.send(wire::answer(&Ok(result))),
-            Err(fatal) => reply.send(wire::answer::<()>(&Err(fatal.to_string()))),
+async fn append(raft: Raft, request: AppendRequest) -> Answer<AppendResult> {
+    let prev = request.prev_log_id;
+    let last = request.entries.last().map_or(prev, |entry| Some(entry.log_id));
+    match raft.append_entries(request).await {
+        Ok(response) => Ok(response.into_stream_result(prev, last)),
+        Err(fatal) => Err(fatal.to_string()),
+    }
+}
+
+/// Answers the appends of a session in order. It ends at the first append that the group refuses;
+/// the sender then starts another.
+async fn run_session(mut appends: mpsc::Receiver<(Appending, Reply)>) {
+    while let Some((appending, reply)) = appends.recv().await {
+        let answer = appending.await;
+        reply.send(wire::answer(&answer));
+        if !matches!(answer, Ok(Ok(_))) {
+            return;
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The sending side of Raft's messages: openraft's network traits over [`crate::peer`].
 
 use std::{
+    future::pending,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,7 +11,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{
+    Stream, StreamExt,
+    stream::{self, FuturesOrdered},
+};
 use openraft::{
     OptionalSend, RaftNetworkFactory, RaftNetworkV2,
     base::{BoxFuture, BoxStream},
@@ -22,23 +27,26 @@ use raft_store::{
     types::{Node, TypeConfig},
 };
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     snapshots,
     types::{
-        AppendRequest, AppendResponse, AppendResult, RpcError, Snapshot, SnapshotResponse, Vote, VoteRequest,
-        VoteResponse,
+        AppendRequest, AppendResponse, AppendResult, LogId, RpcError, Snapshot, SnapshotResponse, Vote,
+        VoteRequest, VoteResponse,
     },
     wire::{self, Answer, GoneLeader, method},
 };
 use crate::{
     ids::{GroupId, NodeId},
-    peer::{CallError, Lane, Links, Peer},
+    peer::{CallError, Conn, Lane, Links, Peer},
 };
 
 /// Appends of one session that may be unanswered at once.
 const MAX_APPENDS_IN_FLIGHT: usize = 32;
+
+/// How long a commit notice waits for an append that says the same.
+const NOTICE_DELAY: Duration = Duration::from_millis(10);
 
 /// The time for an answer to an append. openraft offers the heartbeat interval, which is too short
 /// for megabytes on a slow link; a leader's liveness does not depend on this, heartbeats go apart.
@@ -103,10 +111,102 @@ impl Transport {
     }
 }
 
-/// A session's number tells the receiver which appends belong together in order.
-fn next_session() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+/// The appends to one member, in order on one connection.
+///
+/// A commit notice is an append without entries that tells how far the log is committed. The next
+/// append tells it as well, and under load it comes within milliseconds: so a notice is held back
+/// for [`NOTICE_DELAY`] and left out if an append follows. A follower applies that much later than
+/// the leader. To leave out its answer is sound: openraft takes the answer to a later append of the
+/// same session as one to all before it.
+struct Session {
+    group: GroupId,
+    number: u64,
+    conn: Arc<Conn>,
+    answers: FuturesOrdered<BoxFuture<'static, Result<AppendResult, RpcError>>>,
+    /// The newest log id that the member has confirmed. An append without entries behind it probes
+    /// where the logs part, and is no notice.
+    matched: Option<LogId>,
+    held: Option<AppendRequest>,
+    held_until: Pin<Box<Sleep>>,
+}
+
+impl Session {
+    fn new(group: GroupId, conn: Arc<Conn>) -> Self {
+        // Its number tells the receiver which appends belong together in order.
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            group,
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            conn,
+            answers: FuturesOrdered::new(),
+            matched: None,
+            held: None,
+            held_until: Box::pin(sleep_until(Instant::now())),
+        }
+    }
+
+    /// Sends what comes until there is an answer; `None` when nothing more comes.
+    async fn next(
+        &mut self,
+        requests: &mut Option<impl Stream<Item = AppendRequest> + Unpin>,
+    ) -> Option<Result<AppendResult, RpcError>> {
+        loop {
+            let may_send = self.answers.len() < MAX_APPENDS_IN_FLIGHT;
+            let more = requests.is_some();
+            tokio::select! {
+                biased;
+                Some(answer) = self.answers.next() => {
+                    if let Ok(Ok(matched)) = &answer {
+                        self.matched = self.matched.max(*matched);
+                    }
+                    return Some(answer);
+                }
+                request = next_of(requests), if may_send && more => match request {
+                    Some(request) if self.is_notice(&request) => {
+                        if self.held.replace(request).is_none() {
+                            self.held_until.as_mut().reset(Instant::now() + NOTICE_DELAY);
+                        }
+                    }
+                    Some(request) => {
+                        self.held = None;
+                        self.send(&request);
+                    }
+                    None => *requests = None,
+                },
+                () = &mut self.held_until, if self.held.is_some() && may_send => self.send_held(),
+                // No more requests, and no answers to come.
+                else => return None,
+            }
+        }
+    }
+
+    fn is_notice(&self, request: &AppendRequest) -> bool {
+        request.entries.is_empty() && request.prev_log_id.is_some() && request.prev_log_id <= self.matched
+    }
+
+    fn send_held(&mut self) {
+        if let Some(notice) = self.held.take() {
+            self.send(&notice);
+        }
+    }
+
+    fn send(&mut self, request: &AppendRequest) {
+        let call = self.conn.call(method::APPEND, wire::append(self.group, self.number, request));
+        self.answers.push_back(Box::pin(async move {
+            match call {
+                Ok(call) => open(call.answer(Instant::now() + APPEND_TIMEOUT).await),
+                Err(error) => Err(rpc_error(&error)),
+            }
+        }));
+    }
+}
+
+/// The next request; never, once there are no more.
+async fn next_of<S: Stream<Item = AppendRequest> + Unpin>(requests: &mut Option<S>) -> Option<AppendRequest> {
+    match requests {
+        Some(requests) => requests.next().await,
+        None => pending().await,
+    }
 }
 
 fn rpc_error(error: &CallError) -> RpcError {
@@ -166,19 +266,13 @@ impl RaftNetworkV2<TypeConfig> for Sender {
             let deadline = Instant::now() + CONTROL_TIMEOUT;
             let conn = self.links.connection(&self.to, Lane::Main, deadline).await;
             let conn = conn.map_err(|error| rpc_error(&error))?;
-            let (group, session) = (self.group, next_session());
-            let answers = stream::iter([first])
-                .chain(input)
-                .map(move |request| {
-                    let call = conn.call(method::APPEND, wire::append(group, session, &request));
-                    async move {
-                        match call {
-                            Ok(call) => open(call.answer(Instant::now() + APPEND_TIMEOUT).await),
-                            Err(error) => Err(rpc_error(&error)),
-                        }
-                    }
-                })
-                .buffered(MAX_APPENDS_IN_FLIGHT);
+            let mut session = Session::new(self.group, conn);
+            session.send(&first);
+            let requests = Some(input);
+            let answers = stream::unfold((session, requests), |(mut session, mut requests)| async move {
+                let answer = session.next(&mut requests).await?;
+                Some((answer, (session, requests)))
+            });
             Ok::<BoxStream<'s, _>, _>(Box::pin(answers))
         })
     }

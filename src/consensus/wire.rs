@@ -25,6 +25,8 @@ pub(super) mod method {
     pub(crate) const SNAPSHOT_CHUNK: u8 = 7;
     /// The end of a snapshot; answered with a `SnapshotResponse` when it is installed.
     pub(crate) const SNAPSHOT_END: u8 = 8;
+    /// Whether leaders still stand, of several groups: the body names no group in front.
+    pub(crate) const STANDS: u8 = 9;
 
     /// The highest method of this layer; those above belong to the layers above.
     pub(crate) const LAST: u8 = 15;
