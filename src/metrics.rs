@@ -57,6 +57,16 @@ pub const STORE_SNAPSHOTS_INSTALLED_TOTAL: &str = "quoring_store_snapshots_insta
 pub const STORE_FORKS_TOTAL: &str = "quoring_store_forks_total";
 /// Memory of the block cache.
 pub const STORE_BLOCK_CACHE_BYTES: &str = "quoring_store_block_cache_bytes";
+/// Reads of a key that ended in a memtable.
+pub const STORE_MEMTABLE_HITS_TOTAL: &str = "quoring_store_memtable_hits_total";
+/// Reads of a key that went on to files.
+pub const STORE_MEMTABLE_MISSES_TOTAL: &str = "quoring_store_memtable_misses_total";
+/// Blocks of files found in the block cache.
+pub const STORE_BLOCK_CACHE_HITS_TOTAL: &str = "quoring_store_block_cache_hits_total";
+/// Blocks of files that had to be read.
+pub const STORE_BLOCK_CACHE_MISSES_TOTAL: &str = "quoring_store_block_cache_misses_total";
+/// Hits over hits and misses of the block cache.
+pub const STORE_BLOCK_CACHE_HIT_RATIO: &str = "quoring_store_block_cache_hit_ratio";
 /// Memory of the memtables.
 pub const STORE_MEMTABLE_BYTES: &str = "quoring_store_memtable_bytes";
 /// Memory of the newest log entries.
@@ -214,6 +224,36 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Gauge,
         unit: Unit::Bytes,
         help: "Memory of the block cache.",
+    },
+    Metric {
+        name: STORE_MEMTABLE_HITS_TOTAL,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Reads of a key that ended in a memtable.",
+    },
+    Metric {
+        name: STORE_MEMTABLE_MISSES_TOTAL,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Reads of a key that went on to files.",
+    },
+    Metric {
+        name: STORE_BLOCK_CACHE_HITS_TOTAL,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Blocks of files found in the block cache.",
+    },
+    Metric {
+        name: STORE_BLOCK_CACHE_MISSES_TOTAL,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Blocks of files that had to be read.",
+    },
+    Metric {
+        name: STORE_BLOCK_CACHE_HIT_RATIO,
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "Share of the blocks that were found in the block cache, since the start.",
     },
     Metric {
         name: STORE_MEMTABLE_BYTES,

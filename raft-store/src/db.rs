@@ -36,8 +36,9 @@ pub(crate) struct Engines {
     pub(crate) id: Uuid,
     pub(crate) log: Arc<DB>,
     pub(crate) data: Arc<DB>,
-    /// For files that the data instance will ingest.
-    pub(crate) file_options: Arc<rocksdb::Options>,
+    /// Those of the data instance, which also count its reads; files that it will ingest are written
+    /// with them.
+    pub(crate) data_options: Arc<rocksdb::Options>,
     pub(crate) cache: Cache,
     /// Where such files are written.
     pub(crate) snapshot_dir: PathBuf,
@@ -96,7 +97,7 @@ impl Engines {
             id,
             log: Arc::new(log),
             data: Arc::new(data),
-            file_options: Arc::new(data_options),
+            data_options: Arc::new(data_options),
             cache,
             snapshot_dir,
             in_memory,

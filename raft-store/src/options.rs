@@ -5,7 +5,9 @@
 
 use std::path::PathBuf;
 
-use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Env, LogLevel};
+use rocksdb::{
+    BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Env, LogLevel, statistics::StatsLevel,
+};
 
 use crate::error::StoreError;
 
@@ -110,6 +112,9 @@ pub(crate) fn data(
         DBCompressionType::Lz4,
     ]);
     opts.set_bottommost_compression_type(DBCompressionType::Lz4);
+    // Counts alone: how well caches and memtables serve reads.
+    opts.enable_statistics();
+    opts.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
     // A memtable is asked before any file; most keys of a large store are not in it.
     opts.set_memtable_prefix_bloom_ratio(0.02);
     opts.set_memtable_whole_key_filtering(true);

@@ -159,7 +159,7 @@ impl Files {
             None => {
                 let name = format!("{}-{}-{}.sst", self.group, space.id, self.paths.len());
                 let path = self.store.engines.snapshot_dir.join(name);
-                let options = self.store.engines.file_options.clone();
+                let options = self.store.engines.data_options.clone();
                 let writer = FileWriter::try_new(options, |options| {
                     let writer = SstFileWriter::create(options);
                     writer.open(&path)?;

@@ -40,6 +40,14 @@ pub struct Stats {
     pub forks_total: u64,
     /// Memory held by the block cache, in bytes.
     pub block_cache_bytes: u64,
+    /// Reads of a key that ended in a memtable of the data.
+    pub memtable_hits_total: u64,
+    /// Reads of a key that had to go on to the data's files.
+    pub memtable_misses_total: u64,
+    /// Blocks of the data's files that were found in the block cache.
+    pub block_cache_hits_total: u64,
+    /// Blocks of the data's files that had to be read.
+    pub block_cache_misses_total: u64,
     /// Memory held by the log's memtables, in bytes.
     pub log_memtable_bytes: u64,
     /// Memory held by the data's memtables, in bytes.

@@ -7,7 +7,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use rocksdb::DB;
+use rocksdb::{DB, statistics::Ticker};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -182,6 +182,7 @@ impl Store {
     pub fn stats(&self) -> Stats {
         let inner = &self.inner;
         let read = |db: &DB, name: &str| db.property_int_value(name).ok().flatten().unwrap_or(0);
+        let count = |ticker| inner.engines.data_options.get_ticker_count(ticker);
         let mut stats = Stats {
             applies_total: inner.data.counters.applies.load(Ordering::Relaxed),
             apply_bytes_total: inner.data.counters.apply_bytes.load(Ordering::Relaxed),
@@ -189,6 +190,10 @@ impl Store {
             installs_total: inner.data.counters.installs.load(Ordering::Relaxed),
             forks_total: inner.data.counters.forks.load(Ordering::Relaxed),
             block_cache_bytes: inner.engines.cache.get_usage() as u64,
+            memtable_hits_total: count(Ticker::MemtableHit),
+            memtable_misses_total: count(Ticker::MemtableMiss),
+            block_cache_hits_total: count(Ticker::BlockCacheHit),
+            block_cache_misses_total: count(Ticker::BlockCacheMiss),
             log_memtable_bytes: read(&inner.log_db, "rocksdb.cur-size-all-mem-tables"),
             data_memtable_bytes: read(&inner.data.db, "rocksdb.cur-size-all-mem-tables"),
             log_tail_bytes: inner.logs.tail_bytes() as u64,

@@ -7,9 +7,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::Failure;
 use crate::{
-    config::{Address, Node, NodeArgs},
+    config::{Address, Config, Node, NodeArgs},
     launcher::{self, PidFile},
-    node,
+    node, units,
 };
 
 /// What both roles are told.
@@ -25,6 +25,9 @@ struct Common {
     /// several nodes, fewer are faster: `quoring up` shares the CPUs out
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
+    /// Memory for what is read from this node's files [default: 256MiB, or what cluster.toml says]
+    #[arg(long, value_name = "SIZE", value_parser = cache)]
+    cache: Option<u64>,
     /// Makes this process one that `quoring up` started.
     #[arg(long, hide = true, value_name = "PATH")]
     pid_file: Option<PathBuf>,
@@ -32,8 +35,22 @@ struct Common {
 
 impl Common {
     fn args(&self, port: u16) -> NodeArgs {
-        NodeArgs { port, listen: Some(self.listen), advertise: self.advertise.clone() }
+        NodeArgs {
+            port,
+            listen: Some(self.listen),
+            advertise: self.advertise.clone(),
+            cache_bytes: self.cache,
+        }
     }
+}
+
+fn cache(text: &str) -> Result<u64, String> {
+    let bytes = units::parse_size_bytes(text).map_err(|error| error.to_string())?;
+    if Config::CACHE_BYTES.contains(&bytes) {
+        return Ok(bytes);
+    }
+    let [min, max] = [*Config::CACHE_BYTES.start(), *Config::CACHE_BYTES.end()].map(units::format_size_bytes);
+    Err(format!("must be {min} to {max}"))
 }
 
 /// Run a coordinator: a member of the group that keeps the map of the cluster

@@ -10,7 +10,7 @@ mod resolve;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::{ops::RangeInclusive, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +113,8 @@ pub struct Config {
     pub settings: Settings,
     /// Where the nodes of this machine keep their directories.
     pub data_dir: PathBuf,
+    /// Memory that each of them may hold of what it has read from its files, bytes.
+    pub cache_bytes: u64,
     /// The ports of the coordinators, at least one.
     pub coordinators: Vec<u16>,
     /// The workers.
@@ -131,6 +133,10 @@ pub struct Worker {
 impl Config {
     /// The default of `data_dir`.
     pub const DEFAULT_DATA_DIR: &'static str = "data";
+    /// The default of `cache`.
+    pub const DEFAULT_CACHE_BYTES: u64 = 256 << 20;
+    /// What `cache` may be: with less, indexes and filters alone would push each other out.
+    pub const CACHE_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 40;
     /// The most nodes that one `cluster.toml` may start on one machine.
     pub const MAX_NODES: usize = 1_000;
     /// The longest zone, characters.

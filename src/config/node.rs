@@ -23,6 +23,8 @@ pub struct Node {
     pub advertise: Address,
     /// Where it keeps its data; `None` keeps everything in memory.
     pub dir: Option<PathBuf>,
+    /// Memory for what it has read from its files, bytes.
+    pub cache_bytes: u64,
     /// For coordinators what they found a new cluster with. Workers take the cluster's settings
     /// from the coordinators and only start from these.
     pub settings: Settings,
@@ -54,6 +56,8 @@ pub struct NodeArgs {
     pub listen: Option<IpAddr>,
     /// `--advertise`
     pub advertise: Option<Address>,
+    /// `--cache`, bytes
+    pub cache_bytes: Option<u64>,
 }
 
 impl NodeArgs {
@@ -111,6 +115,10 @@ impl Node {
             port: args.port,
             advertise,
             dir: Some(dir),
+            cache_bytes: args
+                .cache_bytes
+                .or(config.map(|config| config.cache_bytes))
+                .unwrap_or(Config::DEFAULT_CACHE_BYTES),
             settings: config.map(|config| config.settings.clone()).unwrap_or_default(),
         })
     }
@@ -139,6 +147,7 @@ impl Node {
             port: args.port,
             advertise,
             dir,
+            cache_bytes: args.cache_bytes.unwrap_or(Config::DEFAULT_CACHE_BYTES),
             settings: Settings::default(),
         })
     }

@@ -62,7 +62,9 @@ impl Resolver<'_> {
             let message = format!("at most {} nodes run on one machine", Config::MAX_NODES);
             return Err(self.error(surplus.line, "worker", message));
         }
-        Ok(Config { settings, data_dir, coordinators, workers })
+        let cache_bytes =
+            self.size_bytes(&typed.cluster.cache, Config::DEFAULT_CACHE_BYTES, &Config::CACHE_BYTES)?;
+        Ok(Config { settings, data_dir, cache_bytes, coordinators, workers })
     }
 
     fn settings(&self, typed: &file::Cluster) -> Result<Settings, Error> {
@@ -89,7 +91,11 @@ impl Resolver<'_> {
                 default.request_timeout_ms,
                 &requests,
             )?,
-            max_value_bytes: self.size_bytes(&typed.max_value, default.max_value_bytes)?,
+            max_value_bytes: self.size_bytes(
+                &typed.max_value,
+                default.max_value_bytes,
+                &(1..=Settings::MAX_VALUE_BYTES),
+            )?,
             split_size_bytes: self.split_size_bytes(&typed.split_size, default.split_size_bytes)?,
         };
         self.in_order(
@@ -170,15 +176,21 @@ impl Resolver<'_> {
         Err(self.wrong(field, format!("must be {least} to {most}, or 0B for never, is {}", field.value)))
     }
 
-    fn size_bytes(&self, typed: &Option<Field<String>>, default: u64) -> Result<u64, Error> {
+    fn size_bytes(
+        &self,
+        typed: &Option<Field<String>>,
+        default: u64,
+        allowed: &RangeInclusive<u64>,
+    ) -> Result<u64, Error> {
         let Some(field) = typed else { return Ok(default) };
         let bytes =
             units::parse_size_bytes(&field.value).map_err(|error| self.wrong(field, error.to_string()))?;
-        if (1..=Settings::MAX_VALUE_BYTES).contains(&bytes) {
+        if allowed.contains(&bytes) {
             return Ok(bytes);
         }
-        let max = units::format_size_bytes(Settings::MAX_VALUE_BYTES);
-        Err(self.wrong(field, format!("must be 1B to {max}, is {}", field.value)))
+        let (min, max) =
+            (units::format_size_bytes(*allowed.start()), units::format_size_bytes(*allowed.end()));
+        Err(self.wrong(field, format!("must be {min} to {max}, is {}", field.value)))
     }
 
     fn name(&self, field: &Field<String>, max_chars: usize) -> Result<String, Error> {

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use openraft::{
-    ChangeMembers, Instant as _, ServerState,
+    ChangeMembers, ServerState,
     async_runtime::watch::WatchReceiver,
     errors::{ClientWriteError, InitializeError, RaftError},
 };
@@ -20,6 +20,7 @@ use raft_store::{
 use tokio::time::Instant;
 
 use super::{
+    freshness::Freshness,
     machine::ShardView,
     proposer::Proposer,
     reads::{Lead, Reads},
@@ -44,6 +45,7 @@ pub struct Group {
     pub(super) raft: Raft,
     pub(super) sessions: Sessions,
     pub(super) gone: GoneHint,
+    pub(super) freshness: Freshness,
     shard: Option<Shard>,
     store: Store,
     reader: Reader,
@@ -110,7 +112,8 @@ impl Group {
         let proposer = Proposer::new(raft.clone());
         let reader = store.reader(id.0);
         let (sessions, size) = (Sessions::default(), Mutex::default());
-        Self { id, me, raft, sessions, gone, shard, store, reader, proposer, reads, size }
+        let freshness = Freshness::default();
+        Self { id, me, raft, sessions, gone, freshness, shard, store, reader, proposer, reads, size }
     }
 
     /// Its number.
@@ -154,6 +157,14 @@ impl Group {
         let voters =
             || self.metrics(|metrics| metrics.membership_config.membership().get_joint_config().clone());
         self.reads.prove(lead, voters, deadline).await
+    }
+
+    /// At the leader: an index that every write acknowledged before this call is at or below. It had
+    /// applied them when it was proved to lead, or leaders before it had acknowledged them and its
+    /// own entry came behind.
+    pub(super) async fn read_index(&self, deadline: Instant) -> Result<u64, Error> {
+        self.read_barrier(deadline).await?;
+        Ok(self.reader.applied().map_or(0, |id| id.index))
     }
 
     /// As whom this replica leads, by the vote on its disk.
@@ -229,13 +240,10 @@ impl Group {
         }
     }
 
-    /// How old the applied state may be, where that is known: at the leader, the time since a
-    /// majority last confirmed it, as nobody else can have committed anything before that.
-    pub fn staleness(&self) -> Option<Duration> {
-        self.metrics(|metrics| {
-            let leads = metrics.state == ServerState::Leader;
-            metrics.last_quorum_acked.filter(|_| leads).map(|acked| acked.elapsed())
-        })
+    /// A moment by which every acknowledged write is in what [`Group::reader`] shows from now on, where
+    /// one is known ([`super::freshness`]).
+    pub fn as_of(&self) -> Option<Instant> {
+        self.freshness.as_of(self.reader.applied().map_or(0, |id| id.index))
     }
 
     /// Who belongs to the group, by its latest membership.

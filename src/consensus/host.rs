@@ -15,6 +15,7 @@ use raft_store::Store;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
+    freshness::ASK_TIMEOUT,
     group::Group,
     machine::Machine,
     reads::{self, Reads},
@@ -22,12 +23,12 @@ use super::{
     snapshots::Arrivals,
     transport::{GoneHint, Transport},
     types::Raft,
-    wire::{self, method},
+    wire::{self, Answer, method},
 };
 use crate::{
     error::Error,
     ids::{GroupId, NodeId},
-    peer::{Conn, Links, Reply},
+    peer::{Conn, Lane, Links, Peer, Reply},
     shard::Shard,
 };
 
@@ -188,12 +189,21 @@ impl Host {
             Err(malformed) => return refuse(reply, malformed.to_string()),
         };
         match (group, self.links()) {
-            (Ok(group), Some(_)) if what >= method::SNAPSHOT_BEGIN => {
+            (Ok(group), Some(_)) if (method::SNAPSHOT_BEGIN..=method::SNAPSHOT_END).contains(&what) => {
                 self.arrivals.receive(&group, from, what, body, reply);
             }
             (Ok(group), Some(links)) => receive::receive(&group, links, from, what, body, reply),
             (Ok(_), None) => refuse(reply, "this node is starting".into()),
             (Err(id), _) => refuse(reply, format!("group {id} is not on this node")),
+        }
+    }
+
+    /// Has a replica find out how fresh its state is, behind a stale read and without waiting for it.
+    pub fn freshen(&self, group: &Arc<Group>) {
+        let (Some(leader), Some(links)) = (group.leader(), self.links()) else { return };
+        let asked = Instant::now();
+        if group.freshness.begin(asked) {
+            tokio::spawn(ask_read_index(group.clone(), links.clone(), leader, asked));
         }
     }
 
@@ -286,6 +296,20 @@ fn config(id: GroupId, timing: Timing) -> openraft::Config {
         backoff: "50ms 100ms 200ms ...1s".into(),
         ..openraft::Config::default()
     }
+}
+
+/// Asks a group's leader up to where this replica has to be to show what was acknowledged by `asked`.
+async fn ask_read_index(group: Arc<Group>, links: Arc<Links>, leader: NodeId, asked: Instant) {
+    let deadline = asked + ASK_TIMEOUT;
+    let index = if leader == group.me {
+        group.read_index(deadline).await.ok()
+    } else {
+        let (leader, body) = (Peer::Node(leader), wire::message(group.id, &()));
+        let answer = links.call(&leader, Lane::Main, method::READ_INDEX, body, deadline).await;
+        let answer = answer.ok().and_then(|answer| wire::read::<Answer<u64>>(&answer).ok());
+        answer.and_then(Result::ok)
+    };
+    group.freshness.told(asked, index);
 }
 
 /// Followers of a dead leader stand one after the other, so that they seldom compete: the first by

@@ -5,6 +5,7 @@
 //! knows openraft.
 
 pub mod batch;
+mod freshness;
 pub mod group;
 pub mod host;
 pub mod machine;

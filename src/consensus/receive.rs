@@ -2,8 +2,9 @@
 
 use std::{
     collections::HashMap,
+    future::ready,
     sync::Arc,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use tokio::{
 };
 
 use super::{
+    freshness::ASK_TIMEOUT,
     group::Group,
     types::{AppendRequest, AppendResult, Raft, VoteRequest},
     wire::{self, Answer, GoneLeader, method},
@@ -70,7 +72,9 @@ impl Sessions {
         let mut appending: Appending = Box::pin(append(raft.clone(), request));
         // The first poll puts the request into the group's channel, or in line for it: so the order
         // of arrival is the order in which the group gets them. Whoever polls next is woken.
-        let _ = appending.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(answer) = appending.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            appending = Box::pin(ready(answer));
+        }
         place.send((appending, reply));
     }
 }
@@ -139,6 +143,12 @@ pub(super) fn receive(
                     Ok(request) => answer(group.raft.handle_transfer_leader(request).await),
                     Err(malformed) => wire::answer::<()>(&Err(malformed.to_string())),
                 });
+            });
+        }
+        method::READ_INDEX => {
+            let group = group.clone();
+            tokio::spawn(async move {
+                reply.send(answer(group.read_index(Instant::now() + ASK_TIMEOUT).await));
             });
         }
         _ => reply.send(wire::answer::<()>(&Err("no such method".into()))),

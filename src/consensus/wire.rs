@@ -27,6 +27,9 @@ pub(super) mod method {
     pub(crate) const SNAPSHOT_END: u8 = 8;
     /// Whether leaders still stand, of several groups: the body names no group in front.
     pub(crate) const STANDS: u8 = 9;
+    /// Up to which index everything acknowledged is; answered with that index by the leader, once a
+    /// majority has confirmed that it leads.
+    pub(crate) const READ_INDEX: u8 = 10;
 
     /// The highest method of this layer; those above belong to the layers above.
     pub(crate) const LAST: u8 = 15;

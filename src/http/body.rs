@@ -88,6 +88,16 @@ pub(crate) fn check_head(headers: &HeaderMap, limit_bytes: u64) -> Result<(), Pr
             "part of a value cannot be written: send it whole, without Content-Range",
         ));
     }
+    // hyper refuses what does not end in `chunked`, and undoes that one alone (RFC 9112, section 6.1):
+    // what another coding had made of the value would be kept as the value.
+    let codings =
+        headers.get_all(TRANSFER_ENCODING).iter().flat_map(|line| line.as_bytes().split(|b| *b == b','));
+    if codings.map(<[u8]>::trim_ascii).any(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
+        return Err(Problem::new(
+            Kind::NotImplemented,
+            "the only Transfer-Encoding taken is 'chunked': send the body without another",
+        ));
+    }
     // hyper has refused a Content-Length that is no number, and chunked takes precedence over it.
     let declared = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     match declared {
@@ -308,6 +318,8 @@ mod tests {
         assert_eq!(check(&[]), Err(Kind::LengthRequired));
         assert_eq!(check(&[(CONTENT_LENGTH, "1"), (CONTENT_ENCODING, "gzip")]), Err(Kind::UnsupportedMedia));
         assert_eq!(check(&[(CONTENT_LENGTH, "1"), (CONTENT_ENCODING, "identity")]), Ok(()));
+        assert_eq!(check(&[(TRANSFER_ENCODING, "Chunked")]), Ok(()));
+        assert_eq!(check(&[(TRANSFER_ENCODING, "gzip, chunked")]), Err(Kind::NotImplemented));
         assert_eq!(check(&[(CONTENT_LENGTH, "1"), (CONTENT_RANGE, "bytes 0-0/2")]), Err(Kind::Invalid));
     }
 

@@ -13,7 +13,7 @@ use super::{
     error::{Kind, Problem},
     missing,
     request::{Call, CellName},
-    response::{self, Response, STALENESS},
+    response::{self, Response},
     retry::retry,
     values,
 };
@@ -34,19 +34,17 @@ pub(crate) async fn get(mut call: Call) -> Result<Response, Problem> {
     let cell = match served.answer {
         Answer::Cell(cell) => cell,
         Answer::Missing(missing) => {
-            return Err(missing::problem(call.backend(), &table, missing, call.deadline).await);
+            let problem = missing::problem(call.backend(), &table, missing, call.deadline).await;
+            return Ok(response::aged(problem.into_response(), served.as_of));
         }
         _ => return Err(Problem::unexpected_answer()),
     };
-    let mut answer = match conditions.judge_read(cell.version) {
+    let answer = match conditions.judge_read(cell.version) {
         Verdict::Serve => value(cell),
         Verdict::NotModified => not_modified(&cell),
-        Verdict::Failed => return Err(Problem::precondition_failed(Some(cell.version))),
+        Verdict::Failed => Problem::precondition_failed(Some(cell.version)).into_response(),
     };
-    if let Some(staleness_ms) = served.staleness_ms {
-        answer.headers_mut().insert(STALENESS, HeaderValue::from(staleness_ms));
-    }
-    Ok(answer)
+    Ok(response::aged(answer, served.as_of))
 }
 
 /// `PUT`.

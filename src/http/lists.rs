@@ -9,7 +9,7 @@ use hyper::{
     HeaderMap, StatusCode,
     header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
 };
-use serde::Serialize;
+use serde::{Serialize, ser::SerializeMap as _};
 use serde_json::json;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
@@ -20,7 +20,7 @@ use super::{
     limits::{DEFAULT_PAGE_ROWS, MAX_MAP_RETRIES, MAX_PAGE_ROWS, MAX_SHARDS_ASKED, MAX_STREAMS},
     params::Params,
     request::Call,
-    response::{self, Body, Response, STALENESS},
+    response::{self, Body, Response},
     scan::{self, Selection},
     values::RowJson,
 };
@@ -59,11 +59,30 @@ enum List {
     Tables(Consistency),
 }
 
-/// A page of any list: its lines, where to go on, and how old it may be.
+/// A page of any list: its lines, where to go on, and as of when it is, where it is stale.
 struct Lines {
     lines: Vec<Line>,
     next: Option<Cursor>,
-    staleness_ms: Option<u64>,
+    as_of: Option<Instant>,
+}
+
+/// A page as JSON shows it.
+struct PageJson<'a> {
+    member: &'static str,
+    lines: &'a [Line],
+    /// `Some(None)` is shown as `null`.
+    next: Option<Option<String>>,
+}
+
+impl Serialize for PageJson<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut members = serializer.serialize_map(None)?;
+        members.serialize_entry(self.member, self.lines)?;
+        if let Some(next) = &self.next {
+            members.serialize_entry("next", next)?;
+        }
+        members.end()
+    }
 }
 
 /// A thing in a list.
@@ -133,11 +152,7 @@ impl List {
                 return Err(Problem::missing(Missing::Table));
             }
         }
-        Ok(Lines {
-            lines: page.rows.into_iter().map(line).collect(),
-            next: page.next,
-            staleness_ms: page.staleness_ms,
-        })
+        Ok(Lines { lines: page.rows.into_iter().map(line).collect(), next: page.next, as_of: page.as_of })
     }
 }
 
@@ -167,15 +182,9 @@ async fn serve(call: Call, list: List) -> Result<Response, Problem> {
     let lines = list.page(call.backend(), after, limit.unwrap_or(page_rows), call.deadline).await?;
     let next = lines.next.map(|cursor| cursor.encode(&list.name()));
     // The list of tables has a `next` only where it is not whole.
-    let body = match (&list, next) {
-        (List::Tables(_), None) => json!({ list.member(): lines.lines }),
-        (_, next) => json!({ list.member(): lines.lines, "next": next }),
-    };
-    let mut answer = response::json(&body)?;
-    if let Some(staleness_ms) = lines.staleness_ms {
-        answer.headers_mut().insert(STALENESS, HeaderValue::from(staleness_ms));
-    }
-    Ok(answer)
+    let shows_next = next.is_some() || !matches!(list, List::Tables(_));
+    let page = PageJson { member: list.member(), lines: &lines.lines, next: shows_next.then_some(next) };
+    Ok(response::aged(response::json(&page)?, lines.as_of))
 }
 
 /// A stream between two of its pages.
@@ -303,13 +312,13 @@ async fn tables_by_map(
     };
     let mut asked = stream::iter(shards).map(ask).buffer_unordered(MAX_SHARDS_ASKED);
     let mut names = BTreeSet::new();
-    let mut staleness_ms = Some(0);
+    let mut as_of = (consistency == Consistency::Stale).then(Instant::now);
     while let Some(served) = asked.try_next().await? {
         let Answer::Tables(tables) = served.answer else {
             return Err(Asked::Failed(Problem::unexpected_answer()));
         };
         names.extend(tables);
-        staleness_ms = scan::older(staleness_ms, served.staleness_ms);
+        as_of = scan::older(as_of, served.as_of);
         while names.len() > limit as usize + 1 {
             names.pop_last();
         }
@@ -319,7 +328,7 @@ async fn tables_by_map(
         names.pop_last();
     }
     let next = names.last().filter(|_| more).map(|name| Cursor { position: 0, name: name.clone() });
-    Ok(Lines { lines: names.into_iter().map(Line::Table).collect(), next, staleness_ms })
+    Ok(Lines { lines: names.into_iter().map(Line::Table).collect(), next, as_of })
 }
 
 /// Whether the client takes a stream of lines (RFC 9110, section 12.5.1; a weight of 0 is a no).

@@ -34,6 +34,7 @@ mod ring_picture;
 mod route;
 mod rows;
 mod scan;
+mod schemas;
 mod server;
 mod service;
 #[cfg(test)]

@@ -9,10 +9,13 @@ use serde_json::{Value, json};
 use super::{
     ROUTES,
     error::{Kind, Problem},
+    limits::{MAX_IDEMPOTENCY_KEY_BYTES, MAX_PAGE_ROWS},
     request::Call,
     response::{self, Response},
-    route::{Lane, Operation, Param, Route, Takes},
+    route::{Lane, Operation, Param, Route, Takes, Verb},
+    schemas::{self, Gives},
 };
+use crate::command::MAX_NAME_BYTES;
 
 /// `GET /openapi.json`.
 pub(crate) async fn get(_: Call) -> Result<Response, Problem> {
@@ -28,6 +31,9 @@ fn document(routes: &[Route]) -> Value {
         let mut item = serde_json::Map::new();
         for operation in route.operations {
             item.insert(operation.verb.as_str().to_lowercase(), describe(route, operation));
+            if operation.verb == Verb::Get {
+                item.insert("head".into(), describe_head(describe(route, operation)));
+            }
         }
         paths.insert(route.template, Value::Object(item));
     }
@@ -36,10 +42,10 @@ fn document(routes: &[Route]) -> Value {
         "info": {
             "title": "Quoring",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "A distributed key-value store. Any node answers any request. HEAD is taken wherever GET is.",
+            "description": "A distributed key-value store. Any node answers any request.",
         },
         "paths": paths,
-        "components": { "schemas": { "Problem": problem_schema() } },
+        "components": { "schemas": schemas::all() },
     })
 }
 
@@ -47,17 +53,17 @@ fn describe(route: &Route, operation: &Operation) -> Value {
     let names = route.template.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     let mut parameters: Vec<_> = names
         .map(|name| {
-            json!({
-                "name": name, "in": "path", "required": true,
-                "description": "UTF-8, 1 to 1024 bytes, percent-encoded.",
-                "schema": { "type": "string", "minLength": 1 },
-            })
+            let (schema, description) = match name {
+                "id" => (schemas::worker_id(), "The worker's id."),
+                _ => (schemas::name(), "UTF-8, 1 to 1024 bytes, percent-encoded."),
+            };
+            json!({ "name": name, "in": "path", "required": true, "schema": schema, "description": description })
         })
         .collect();
     parameters.extend(operation.params.iter().map(|param| param.describe()));
     let mut responses = serde_json::Map::new();
     for status in statuses(route, operation) {
-        responses.insert(status.to_string(), answer(status));
+        responses.insert(status.to_string(), answer(route, operation, status));
     }
     let mut described = json!({
         "summary": operation.summary,
@@ -65,12 +71,27 @@ fn describe(route: &Route, operation: &Operation) -> Value {
         "parameters": parameters,
         "responses": responses,
     });
-    let media_type = match operation.takes {
+    let content = match operation.takes {
         Takes::Nothing => return described,
-        Takes::Value => "*/*",
-        Takes::Json => "application/json",
+        Takes::Value => json!({ "*/*": {} }),
+        Takes::Json => match schemas::taken(route.template) {
+            Some(schema) => json_of(schema),
+            None => json!({ "application/json": {} }),
+        },
     };
-    described["requestBody"] = json!({ "required": true, "content": { media_type: {} } });
+    described["requestBody"] = json!({ "required": true, "content": content });
+    described
+}
+
+/// `HEAD` is answered as `GET`, without the body.
+fn describe_head(mut described: Value) -> Value {
+    let summary = |key: &str| described[key].as_str().unwrap_or_default().to_owned();
+    let (what, id) = (summary("summary"), summary("operationId"));
+    described["summary"] = format!("{what}: the headers alone").into();
+    described["operationId"] = id.replacen("get", "head", 1).into();
+    for answer in described["responses"].as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
+        answer.as_object_mut().map(|answer| answer.remove("content"));
+    }
     described
 }
 
@@ -90,7 +111,7 @@ fn statuses(route: &Route, operation: &Operation) -> Vec<u16> {
         statuses.push(429);
     }
     if operation.takes != Takes::Nothing {
-        statuses.extend([408, 411, 413, 415, 429]);
+        statuses.extend([408, 411, 413, 415, 429, 501]);
     }
     if operation.params.contains(&Param::Retry) {
         statuses.extend([409, 422]);
@@ -104,42 +125,88 @@ fn statuses(route: &Route, operation: &Operation) -> Vec<u16> {
     statuses
 }
 
-fn answer(status: u16) -> Value {
+fn json_of(schema: &str) -> Value {
+    json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{schema}") } } })
+}
+
+fn answer(route: &Route, operation: &Operation, status: u16) -> Value {
     let kind = Kind::ALL.into_iter().find(|kind| kind.row().status.as_u16() == status);
-    match kind {
-        Some(kind) => json!({
+    let gives = schemas::given(route.template, operation.verb);
+    let mut described = match (kind, status, gives) {
+        (Some(kind), ..) => json!({
             "description": kind.row().title,
             "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
         }),
-        None => json!({
-            "description": match status {
-                202 => "Accepted; its progress is in /cluster",
-                304 => "The version is one of If-None-Match",
-                _ => "Done",
+        (None, 304, _) => json!({ "description": "The version is one of If-None-Match" }),
+        (None, _, gives) => json!({
+            "description": if status == 202 { "Accepted; its progress is in /cluster" } else { "Done" },
+            "content": match gives {
+                Gives::Text | Gives::Written => json!({ "text/plain; charset=utf-8": { "schema": { "type": "string" } } }),
+                Gives::Value => json!({ "*/*": {} }),
+                Gives::Json(schema) => json_of(schema),
+                Gives::Pages(page, line) => {
+                    let mut content = json_of(page);
+                    content["application/x-ndjson"] = json!({
+                        "itemSchema": { "$ref": format!("#/components/schemas/{line}") },
+                    });
+                    content
+                }
+                Gives::Html => json!({ "text/html; charset=utf-8": { "schema": { "type": "string" } } }),
+                Gives::Metrics => {
+                    json!({ "text/plain; version=0.0.4; charset=utf-8": { "schema": { "type": "string" } } })
+                }
             },
         }),
+    };
+    let headers = headers(operation, status, gives);
+    if !headers.is_empty() {
+        described["headers"] = Value::Object(headers);
     }
+    described
 }
 
-fn problem_schema() -> Value {
-    json!({
-        "type": "object",
-        "description": "RFC 9457. 'outcome' tells whether a failed write may have been applied.",
-        "required": ["type", "title", "status", "detail", "outcome"],
-        "properties": {
-            "type": { "type": "string", "format": "uri" },
-            "title": { "type": "string" },
-            "status": { "type": "integer" },
-            "detail": { "type": "string" },
-            "outcome": { "enum": ["none", "unknown"] },
-            "missing": { "enum": ["table", "row", "column"] },
-        },
-    })
+/// The headers that tell a client something, beside those that every answer has.
+fn headers(operation: &Operation, status: u16, gives: Gives) -> serde_json::Map<String, Value> {
+    let header = |required: bool, schema: Value, description: &str| json!({ "required": required, "schema": schema, "description": description });
+    let etag = |required| {
+        let schema = json!({ "type": "string", "pattern": "^\"[0-9]+\"$" });
+        header(required, schema, "The version of the cell, in quotes.")
+    };
+    let mut headers = serde_json::Map::new();
+    match (status, gives) {
+        (200, Gives::Written) => {
+            headers.insert("ETag".into(), etag(true));
+        }
+        (200, Gives::Value) | (304, _) => {
+            let date = json!({ "type": "string" });
+            headers.insert("ETag".into(), etag(true));
+            headers.insert("Last-Modified".into(), header(false, date, "When it was written."));
+        }
+        (412, _) => {
+            headers.insert("ETag".into(), etag(false));
+        }
+        (429 | 503, _) => {
+            let seconds = json!({ "type": "integer", "minimum": 0 });
+            headers
+                .insert("Retry-After".into(), header(true, seconds, "Seconds to wait before trying again."));
+        }
+        _ => {}
+    }
+    if operation.params.contains(&Param::Consistency) && matches!(status, 200 | 304 | 404 | 412) {
+        let age = json!({ "type": "integer", "minimum": 0 });
+        let description = "With 'consistency=stale', where known: every write acknowledged so many milliseconds ago is in the answer.";
+        headers.insert("Quoring-Staleness-Ms".into(), header(false, age, description));
+    }
+    headers
 }
 
 impl Param {
     fn describe(self) -> Value {
-        let text = || json!({ "type": "string" });
+        let cursor = || json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]+$" });
+        // Empty is as if not given.
+        let bound = || json!({ "type": "string", "maxLength": MAX_NAME_BYTES });
+        let tags =
+            || json!({ "type": "string", "pattern": "^(\\*|(W/)?\"[!#-~]*\"( *, *(W/)?\"[!#-~]*\")*)$" });
         let (name, place, required, schema, description) = match self {
             Param::At => (
                 "at",
@@ -148,7 +215,13 @@ impl Param {
                 json!({ "type": "string", "pattern": "^[0-9a-fA-F]{16}$" }),
                 "Where the new shard begins; the middle of the arc, or of the data where rows are ordered.",
             ),
-            Param::Addr => ("addr", "query", true, text(), "HOST:PORT of the worker."),
+            Param::Addr => (
+                "addr",
+                "query",
+                true,
+                json!({ "type": "string", "pattern": "^([A-Za-z0-9._-]{1,253}|\\[[0-9A-Fa-f:.]+\\]):[1-9][0-9]{0,4}$" }),
+                "HOST:PORT of the worker.",
+            ),
             Param::Consistency => (
                 "consistency",
                 "query",
@@ -156,23 +229,19 @@ impl Param {
                 json!({ "enum": ["linearizable", "stale"], "default": "linearizable" }),
                 "'stale' may be answered by any replica, even without a majority.",
             ),
-            Param::Cursor => ("cursor", "query", false, text(), "The 'next' of the page before, unchanged."),
-            Param::From => ("from", "query", false, text(), "The least name, inclusive."),
-            Param::Id => (
-                "id",
-                "query",
-                true,
-                json!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$" }),
-                "The worker's id.",
-            ),
-            Param::IfMatch => ("If-Match", "header", false, text(), "'*', or a list of ETags."),
-            Param::IfNoneMatch => ("If-None-Match", "header", false, text(), "'*', or a list of ETags."),
-            Param::Key => ("key", "query", false, text(), "A flat key; or give 'row'."),
+            Param::Cursor => {
+                ("cursor", "query", false, cursor(), "The 'next' of the page before, unchanged.")
+            }
+            Param::From => ("from", "query", false, bound(), "The least name, inclusive."),
+            Param::Id => ("id", "query", true, schemas::worker_id(), "The worker's id."),
+            Param::IfMatch => ("If-Match", "header", false, tags(), "'*', or a list of ETags."),
+            Param::IfNoneMatch => ("If-None-Match", "header", false, tags(), "'*', or a list of ETags."),
+            Param::Key => ("key", "query", false, schemas::name(), "A flat key; give this or 'row'."),
             Param::Limit => (
                 "limit",
                 "query",
                 false,
-                json!({ "type": "integer", "minimum": 1, "maximum": 10_000 }),
+                json!({ "type": "integer", "minimum": 1, "maximum": MAX_PAGE_ROWS }),
                 "The most to return in a page.",
             ),
             Param::Port => (
@@ -182,21 +251,21 @@ impl Param {
                 json!({ "type": "integer", "minimum": 1, "maximum": 65_535 }),
                 "The worker's port.",
             ),
-            Param::Prefix => ("prefix", "query", false, text(), "Only names that begin so."),
+            Param::Prefix => ("prefix", "query", false, bound(), "Only names that begin so."),
             Param::Retry => (
                 "Idempotency-Key",
                 "header",
                 false,
-                text(),
+                json!({ "type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY_BYTES }),
                 "A repeat under the same key gives the first answer again and changes nothing.",
             ),
-            Param::Row => ("row", "query", false, text(), "A row; or give 'key'."),
-            Param::To => ("to", "query", false, text(), "The end of the names, exclusive."),
+            Param::Row => ("row", "query", false, schemas::name(), "A row; give this or 'key'."),
+            Param::To => ("to", "query", false, bound(), "The end of the names, exclusive."),
             Param::Ttl => (
                 "ttl",
                 "query",
                 false,
-                json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" }),
+                json!({ "type": "string", "pattern": schemas::TTL }),
                 "How long until what is written expires.",
             ),
         };
@@ -217,9 +286,10 @@ mod tests {
         for (template, item) in paths {
             let route = ROUTES.iter().find(|route| route.template == template).unwrap();
             for (method, described) in item.as_object().unwrap() {
-                let serves = |op: &&crate::http::route::Operation| op.verb.as_str() == method.to_uppercase();
+                let get = if method == "head" { "get" } else { method };
+                let serves = |op: &&crate::http::route::Operation| op.verb.as_str() == get.to_uppercase();
                 let operation = route.operations.iter().find(serves).unwrap();
-                assert_eq!(described["summary"], operation.summary);
+                assert!(described["summary"].as_str().unwrap().starts_with(operation.summary));
                 assert!(ids.insert(described["operationId"].as_str().unwrap().to_owned()), "{described}");
                 let named =
                     described["parameters"].as_array().unwrap().iter().filter(|p| p["in"] == "path").count();
@@ -229,10 +299,18 @@ mod tests {
                     assert!(described["responses"].get(status.to_string()).is_some(), "{template} {status}");
                 }
             }
-            let operations: usize =
-                ROUTES.iter().filter(|r| r.template == template).map(|r| r.operations.len()).sum();
-            assert_eq!(item.as_object().unwrap().len(), operations);
+            assert_eq!(item.as_object().unwrap().len(), route.allow().split(", ").count());
         }
+    }
+
+    #[test]
+    fn every_schema_that_is_meant_is_there() {
+        let text = document(ROUTES).to_string();
+        let schemas = schemas::all();
+        let mut meant: Vec<_> = text.split("#/components/schemas/").skip(1).collect();
+        meant.iter_mut().for_each(|rest| *rest = rest.split('"').next().unwrap());
+        assert!(meant.iter().all(|name| schemas.get(name).is_some()), "{meant:?}");
+        assert!(schemas.as_object().unwrap().keys().all(|name| meant.contains(&name.as_str())), "{meant:?}");
     }
 
     #[test]

@@ -5,7 +5,9 @@ setInterval(async () => {
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const main = page.querySelector("main");
     if (!main) throw new Error("no page");
+    const scrolled = [...document.querySelectorAll(".table")].map((table) => table.scrollLeft);
     document.querySelector("main").replaceWith(main);
+    main.querySelectorAll(".table").forEach((table, index) => { table.scrollLeft = scrolled[index] ?? 0; });
     document.title = page.title;
     document.body.classList.remove("lost");
   } catch {

@@ -197,7 +197,9 @@ fn health(cluster: &Cluster, active: usize, asked: bool) -> Markup {
     html! {
         @if asked {
             ul.health {
-                li class=(if active == cluster.workers.len() { "good" } else { "bad" }) {
+                // An id that only pinged is missed by nobody.
+                @let missed = cluster.workers.iter().any(|worker| worker.joined && !worker.active);
+                li class=(if missed { "bad" } else { "good" }) {
                     (active) " of " (cluster.workers.len()) " workers active"
                 }
                 li class=(if led == all { "good" } else { "bad" }) { (led) " of " (all) " shards have a leader" }
@@ -215,33 +217,35 @@ fn health(cluster: &Cluster, active: usize, asked: bool) -> Markup {
 
 fn workers(workers: &[&WorkerStatus], colours: &Colours, asked: bool) -> Markup {
     html! {
-        table {
-            thead {
-                tr {
-                    th { "id" } th { "ip" } th { "port" } th { "page" } th { "zone" }
-                    th.number { "leads" } th.number { "holds" } th { "state" }
-                }
-            }
-            tbody {
-                @for worker in workers {
-                    @let (host, port) = split_addr(&worker.addr);
+        div.table {
+            table {
+                thead {
                     tr {
-                        td { (dot(colours.of(Some(&worker.id)))) (worker.id) }
-                        td { (host) }
-                        td { (port) }
-                        td { a href={ "http://" (worker.addr) "/" } { "open" } }
-                        td { (worker.zone.as_deref().unwrap_or("")) }
-                        td.number { @if asked { (worker.leads) } @else { "?" } }
-                        td.number { (worker.holds) }
-                        td {
-                            @if !worker.joined { "pinged only" } @else if worker.draining { "draining" }
-                            @if let Some(at) = worker.last_ping.as_ref().filter(|_| !worker.active) {
-                                " last heard of " (at)
+                        th { "id" } th { "ip" } th { "port" } th { "page" } th { "zone" }
+                        th.number { "leads" } th.number { "holds" } th { "state" }
+                    }
+                }
+                tbody {
+                    @for worker in workers {
+                        @let (host, port) = split_addr(&worker.addr);
+                        tr {
+                            td { (dot(colours.of(Some(&worker.id)))) (worker.id) }
+                            td { (host) }
+                            td { (port) }
+                            td { a href={ "http://" (worker.addr) "/" } { "open" } }
+                            td { (worker.zone.as_deref().unwrap_or("")) }
+                            td.number { @if asked { (worker.leads) } @else { "?" } }
+                            td.number { (worker.holds) }
+                            td {
+                                @if !worker.joined { "pinged only" } @else if worker.draining { "draining" }
+                                @if let Some(at) = worker.last_ping.as_ref().filter(|_| !worker.active) {
+                                    " last heard of " (at)
+                                }
                             }
                         }
                     }
+                    @if workers.is_empty() { tr { td colspan="8" { "none" } } }
                 }
-                @if workers.is_empty() { tr { td colspan="8" { "none" } } }
             }
         }
     }
@@ -255,14 +259,16 @@ fn split_addr(addr: &str) -> (&str, &str) {
 
 fn coordinators(group: &Coordinators) -> Markup {
     html! {
-        table {
-            thead { tr { th { "node" } th { "address" } th { "role" } } }
-            tbody {
-                @for (node, addr) in &group.members {
-                    tr {
-                        td { (node) }
-                        td { a href={ "http://" (addr) "/" } { (addr) } }
-                        td { @if group.leader == Some(*node) { "leader, term " (group.term) } @else { "member" } }
+        div.table {
+            table {
+                thead { tr { th { "node" } th { "address" } th { "role" } } }
+                tbody {
+                    @for (node, addr) in &group.members {
+                        tr {
+                            td { (node) }
+                            td { a href={ "http://" (addr) "/" } { (addr) } }
+                            td { @if group.leader == Some(*node) { "leader, term " (group.term) } @else { "member" } }
+                        }
                     }
                 }
             }
@@ -272,18 +278,20 @@ fn coordinators(group: &Coordinators) -> Markup {
 
 fn moves(moves: &[Move]) -> Markup {
     html! {
-        table {
-            thead { tr { th { "shard" } th { "to" } th { "from" } th.number { "entries behind" } } }
-            tbody {
-                @for moving in moves {
-                    tr {
-                        td { (moving.shard) }
-                        td {
-                            (names(&moving.adding))
-                            @if let Some(into) = moving.into { "shard " (into) ", split off it" }
+        div.table {
+            table {
+                thead { tr { th { "shard" } th { "to" } th { "from" } th.number { "entries behind" } } }
+                tbody {
+                    @for moving in moves {
+                        tr {
+                            td { (moving.shard) }
+                            td {
+                                (names(&moving.adding))
+                                @if let Some(into) = moving.into { "shard " (into) ", split off it" }
+                            }
+                            td { (names(&moving.removing)) }
+                            td.number { @if let Some(behind) = moving.behind { (behind) } }
                         }
-                        td { (names(&moving.removing)) }
-                        td.number { @if let Some(behind) = moving.behind { (behind) } }
                     }
                 }
             }
@@ -293,23 +301,25 @@ fn moves(moves: &[Move]) -> Markup {
 
 fn shards(shards: &[ShardStatus], colours: &Colours) -> Markup {
     html! {
-        table {
-            thead {
-                tr {
-                    th { "shard" } th { "from" } th { "leader" } th { "replicas, primary first" }
-                    th.number { "term" } th.number { "applied" } th.number { "KiB" }
-                }
-            }
-            tbody {
-                @for shard in shards.iter().take(MAX_SHARDS_SHOWN) {
+        div.table {
+            table {
+                thead {
                     tr {
-                        td { (dot(colours.of(shard.replicas.first()))) (shard.id) }
-                        td.position { (shard.start) }
-                        td { @match &shard.leader { Some(leader) => (leader), None => "–" } }
-                        td { (names(&shard.replicas)) }
-                        td.number { @if let Some(term) = shard.term { (term) } }
-                        td.number { @if let Some(applied) = shard.applied { (applied) } }
-                        td.number { @if let Some(bytes) = shard.bytes { (bytes.div_ceil(1024)) } }
+                        th { "shard" } th { "from" } th { "leader" } th { "replicas, primary first" }
+                        th.number { "term" } th.number { "applied" } th.number { "KiB" }
+                    }
+                }
+                tbody {
+                    @for shard in shards.iter().take(MAX_SHARDS_SHOWN) {
+                        tr {
+                            td { (dot(colours.of(shard.replicas.first()))) (shard.id) }
+                            td.position { (shard.start) }
+                            td { @match &shard.leader { Some(leader) => (leader), None => "–" } }
+                            td { (names(&shard.replicas)) }
+                            td.number { @if let Some(term) = shard.term { (term) } }
+                            td.number { @if let Some(applied) = shard.applied { (applied) } }
+                            td.number { @if let Some(bytes) = shard.bytes { (bytes.div_ceil(1024)) } }
+                        }
                     }
                 }
             }

@@ -17,18 +17,22 @@ use hyper::{
     header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS},
 };
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::{
     error::{Kind, Problem},
     wire::Signals,
 };
-use crate::command::{At, Version};
+use crate::{
+    command::{At, Version},
+    router::calls::age_ms,
+};
 
 /// An answer.
 pub(crate) type Response = hyper::Response<Body>;
 
 /// The header that bounds how old a stale answer may be.
-pub(crate) const STALENESS: HeaderName = HeaderName::from_static("quoring-staleness-ms");
+const STALENESS: HeaderName = HeaderName::from_static("quoring-staleness-ms");
 
 /// The body of an answer: whole, or made as the client reads it.
 pub(crate) struct Body {
@@ -167,6 +171,14 @@ pub(crate) fn to_json(value: &impl Serialize) -> Result<Vec<u8>, Problem> {
     serde_json::to_vec(value).map_err(|error| {
         Problem::new(Kind::Unavailable, format!("the answer could not be written as JSON: {error}"))
     })
+}
+
+/// The answer with how old it may be, where it is stale and that is known.
+pub(crate) fn aged(mut answer: Response, as_of: Option<Instant>) -> Response {
+    if let Some(as_of) = as_of {
+        answer.headers_mut().insert(STALENESS, HeaderValue::from(age_ms(as_of)));
+    }
+    answer
 }
 
 /// A version as an entity tag.

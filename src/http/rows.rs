@@ -3,7 +3,6 @@
 use std::{collections::BTreeSet, fmt};
 
 use bytes::Bytes;
-use hyper::header::HeaderValue;
 use serde::{Deserialize, Deserializer, de};
 
 use super::{
@@ -14,7 +13,7 @@ use super::{
     missing,
     names::check_name,
     request::Call,
-    response::{self, Response, STALENESS},
+    response::{self, Response},
     retry::retry,
     scan,
     values::{self, RowJson},
@@ -33,18 +32,15 @@ pub(crate) async fn get(mut call: Call) -> Result<Response, Problem> {
     let [table, row] = call.take_names()?;
     let query = Query::Row { table: table.clone(), row: row.clone() };
     let served = call.backend().query(Target::Row(&row), query, consistency, call.deadline).await?;
-    let mut answer = match served.answer {
+    let answer = match served.answer {
         Answer::Row(columns) => response::json(&RowJson { row: &row, columns: &columns })?,
         Answer::TooLarge => return Err(scan::row_too_large().into()),
         Answer::Missing(missing) => {
-            return Err(missing::problem(call.backend(), &table, missing, call.deadline).await);
+            missing::problem(call.backend(), &table, missing, call.deadline).await.into_response()
         }
         _ => return Err(Problem::unexpected_answer()),
     };
-    if let Some(staleness_ms) = served.staleness_ms {
-        answer.headers_mut().insert(STALENESS, HeaderValue::from(staleness_ms));
-    }
-    Ok(answer)
+    Ok(response::aged(answer, served.as_of))
 }
 
 /// `PATCH`.

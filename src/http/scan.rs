@@ -37,15 +37,15 @@ pub(crate) struct Selection {
 pub(crate) struct Page {
     pub(crate) rows: Vec<ScannedRow>,
     pub(crate) next: Option<Cursor>,
-    /// An upper bound of the age of all that is in it, where known of all.
-    pub(crate) staleness_ms: Option<u64>,
+    /// For stale reads, where known of all that is in it: see [`crate::router::Served`].
+    pub(crate) as_of: Option<Instant>,
 }
 
 /// One shard's share of a page.
 struct Share {
     rows: Vec<ScannedRow>,
     next: Option<(u64, String)>,
-    staleness_ms: Option<u64>,
+    as_of: Option<Instant>,
 }
 
 /// Reads up to `limit` rows behind `after`.
@@ -56,7 +56,8 @@ pub(crate) async fn page(
     limit: u32,
     deadline: Instant,
 ) -> Result<Page, Problem> {
-    let mut page = Page { rows: Vec::new(), next: None, staleness_ms: Some(0) };
+    let as_of = (selection.consistency == Consistency::Stale).then(Instant::now);
+    let mut page = Page { rows: Vec::new(), next: None, as_of };
     let span = Wanted::of(backend, selection)?;
     // Everything before this position is on the page already, or was not wanted.
     let mut reached = after.as_ref().map_or(span.start, |cursor| span.start.max(Position(cursor.position)));
@@ -93,7 +94,7 @@ pub(crate) async fn page(
                 }
                 other => other?,
             };
-            page.staleness_ms = older(page.staleness_ms, share.staleness_ms);
+            page.as_of = older(page.as_of, share.as_of);
             for row in share.rows {
                 let row_bytes = size_of_row(&row);
                 let fits = page.rows.is_empty() || bytes.saturating_add(row_bytes) <= MAX_PAGE_BYTES;
@@ -188,7 +189,7 @@ async fn share(
     };
     let served = backend.query(target, Query::Scan(scan), selection.consistency, deadline).await?;
     match served.answer {
-        Answer::Rows { rows, next } => Ok(Share { rows, next, staleness_ms: served.staleness_ms }),
+        Answer::Rows { rows, next } => Ok(Share { rows, next, as_of: served.as_of }),
         Answer::TooLarge => Err(row_too_large()),
         _ => Err(Error::Unavailable("the shard's answer was not understood".into())),
     }
@@ -199,9 +200,9 @@ pub(crate) fn row_too_large() -> Error {
     Error::Refused(format!("the row is larger than {MAX_READ_BYTES} bytes: read it column by column"))
 }
 
-/// The age that bounds both, if both are known.
-pub(crate) fn older(one_ms: Option<u64>, other_ms: Option<u64>) -> Option<u64> {
-    one_ms.zip(other_ms).map(|(one, other)| one.max(other))
+/// The moment that holds for both, if both are known.
+pub(crate) fn older(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.zip(other).map(|(one, other)| one.min(other))
 }
 
 fn size_of_row(row: &ScannedRow) -> u32 {

@@ -51,6 +51,14 @@ fn read(node: &Node) {
     counter!(name::STORE_SNAPSHOTS_INSTALLED_TOTAL).absolute(stats.installs_total);
     counter!(name::STORE_FORKS_TOTAL).absolute(stats.forks_total);
     gauge!(name::STORE_BLOCK_CACHE_BYTES).set(stats.block_cache_bytes as f64);
+    counter!(name::STORE_MEMTABLE_HITS_TOTAL).absolute(stats.memtable_hits_total);
+    counter!(name::STORE_MEMTABLE_MISSES_TOTAL).absolute(stats.memtable_misses_total);
+    let (hits, misses) = (stats.block_cache_hits_total, stats.block_cache_misses_total);
+    counter!(name::STORE_BLOCK_CACHE_HITS_TOTAL).absolute(hits);
+    counter!(name::STORE_BLOCK_CACHE_MISSES_TOTAL).absolute(misses);
+    // Before the first read nothing has missed.
+    let ratio = if hits + misses == 0 { 1.0 } else { hits as f64 / (hits + misses) as f64 };
+    gauge!(name::STORE_BLOCK_CACHE_HIT_RATIO).set(ratio);
     gauge!(name::STORE_MEMTABLE_BYTES).set((stats.log_memtable_bytes + stats.data_memtable_bytes) as f64);
     gauge!(name::STORE_LOG_TAIL_BYTES).set(stats.log_tail_bytes as f64);
     gauge!(name::STORE_LOG_FILE_BYTES).set(stats.log_file_bytes as f64);

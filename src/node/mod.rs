@@ -227,10 +227,9 @@ async fn asked(mut stop: watch::Receiver<bool>) {
 }
 
 async fn open_store(config: &config::Node) -> anyhow::Result<Store> {
-    let options = match &config.dir {
-        Some(dir) => raft_store::Options::at(dir),
-        None => raft_store::Options::in_memory(),
-    };
+    let block_cache_bytes = usize::try_from(config.cache_bytes).unwrap_or(usize::MAX);
+    let options =
+        raft_store::Options { dir: config.dir.clone(), block_cache_bytes, ..raft_store::Options::default() };
     Ok(tokio::task::spawn_blocking(move || Store::open(options)).await??)
 }
 

@@ -305,15 +305,23 @@ pub fn open(mut answer: Bytes) -> Result<Bytes, Error> {
     }
 }
 
-/// What [`super::local::query`] answers, for the way back.
+/// What [`super::local::query`] answers, for the way back. Clocks differ, so a moment travels as its
+/// age.
 pub fn encode_served(served: &Served) -> Bytes {
-    encode(&(&served.answer, served.staleness_ms))
+    encode(&(&served.answer, served.as_of.map(age_ms)))
 }
 
-/// Reads what [`encode_served`] wrote.
-pub fn decode_served(bytes: &[u8]) -> Result<Served, Error> {
-    let (answer, staleness_ms): (Answer, Option<u64>) = decode(bytes)?;
-    Ok(Served { answer, staleness_ms })
+/// Reads what [`encode_served`] wrote, the answer to a question that was sent at `asked`: its age was
+/// told after that, so counting it from there makes it no younger.
+pub fn decode_served(bytes: &[u8], asked: Instant) -> Result<Served, Error> {
+    let (answer, age_ms): (Answer, Option<u64>) = decode(bytes)?;
+    let as_of = age_ms.and_then(|age_ms| asked.checked_sub(Duration::from_millis(age_ms)));
+    Ok(Served { answer, as_of })
+}
+
+/// How long ago a moment was, in whole milliseconds, rounded up: an upper bound.
+pub fn age_ms(moment: Instant) -> u64 {
+    u64::try_from(moment.elapsed().as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 /// Reads a shard machine's reply. An empty one says that the command could not be read, which every

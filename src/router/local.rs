@@ -46,7 +46,7 @@ pub async fn query(
     deadline: Instant,
 ) -> Result<Served, Error> {
     let group = here(host, group, epoch)?;
-    let staleness_ms = match consistency {
+    let as_of = match consistency {
         Consistency::Linearizable => {
             if !group.is_leader() {
                 return Err(Error::NotLeader { leader: group.leader() });
@@ -54,7 +54,13 @@ pub async fn query(
             group.read_barrier(deadline).await?;
             None
         }
-        Consistency::Stale => group.staleness().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        // Whether a table exists is asked behind every 404, and nobody is told how old the answer is.
+        Consistency::Stale if matches!(query, Query::HasTable { .. }) => None,
+        // Judged before the state is looked at, which can only be newer.
+        Consistency::Stale => {
+            host.freshen(&group);
+            group.as_of()
+        }
     };
     let answer = match query {
         // A cell or a row is a few lookups, mostly in memory; handing them to another thread would
@@ -65,7 +71,7 @@ pub async fn query(
             looked.map_err(|error| Error::Unavailable(error.to_string()))??
         }
     };
-    Ok(Served { answer: answer.ok_or(Error::NotHere { epoch })?, staleness_ms })
+    Ok(Served { answer: answer.ok_or(Error::NotHere { epoch })?, as_of })
 }
 
 /// `None` where the shard has not all that is asked for.

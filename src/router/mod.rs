@@ -69,8 +69,8 @@ pub enum Target<'a> {
 pub struct Served {
     /// The answer.
     pub answer: Answer,
-    /// For stale reads, where known: an upper bound of the answer's age in milliseconds.
-    pub staleness_ms: Option<u64>,
+    /// For stale reads, where known: every write acknowledged by this moment is in the answer.
+    pub as_of: Option<Instant>,
 }
 
 /// Where a row lives.
@@ -376,13 +376,14 @@ impl Router {
             }
             Work::Query(query, consistency) => {
                 let call = calls::query(group, deadline, *consistency, arc, query);
+                let asked = Instant::now();
                 let answer = self.call(&Peer::Node(node), calls::method::QUERY, call, deadline).await;
                 // A read has no effect, so it may be asked again whatever became of it.
                 let answer = answer.map_err(|error| match error.outcome() {
                     Outcome::None => error,
                     Outcome::Unknown => Error::Unavailable(error.to_string()),
                 })?;
-                calls::decode_served(&answer).map(Done::Served)
+                calls::decode_served(&answer, asked).map(Done::Served)
             }
         }
     }

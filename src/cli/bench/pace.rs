@@ -67,8 +67,9 @@ impl Pace {
         let timer =
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK.union(TimerfdFlags::CLOEXEC))?;
         let times = Itimerspec { it_interval: timespec(interval)?, it_value: timespec(offset)? };
-        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &times)?;
+        // Before the timer runs: it never fires before an operation is due by this count.
         let begin = Instant::now();
+        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &times)?;
         let scheduled = scheduled(window.until.saturating_duration_since(begin), offset, interval);
         let (taken, begun) = (Cell::new(0), Cell::new(0));
         let due = Semaphore::new(0);

@@ -206,7 +206,13 @@ async fn stale_reads_tell_their_age() {
     let server = Server::start().await;
     server.put("/kv/k", b"v").await.ok();
     let stale = server.get("/kv/k?consistency=stale").await.ok();
-    assert_eq!(stale.header("quoring-staleness-ms"), Some("42"));
+    stale.tells_its_age();
+    let absent = server.get("/kv/none?consistency=stale").await;
+    absent.problem(404);
+    absent.tells_its_age();
+    let known = server.send("GET", "/kv/k?consistency=stale", &[("if-none-match", "*")], b"").await;
+    assert_eq!(known.status, 304);
+    known.tells_its_age();
     server.get("/kv/k?consistency=eventual").await.problem(400);
 }
 

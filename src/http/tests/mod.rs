@@ -185,6 +185,13 @@ impl Answer {
         self.headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
     }
 
+    /// Asserts that it tells an age, which is no less than the model's.
+    #[track_caller]
+    pub(crate) fn tells_its_age(&self) {
+        let age: Option<u128> = self.header("quoring-staleness-ms").map(|age| age.parse().unwrap());
+        assert!(age.is_some_and(|age| age >= model::STALENESS.as_millis()), "{self:?}");
+    }
+
     pub(crate) fn text(&self) -> &str {
         str::from_utf8(&self.body).unwrap()
     }

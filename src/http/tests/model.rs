@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -27,8 +28,8 @@ use crate::{
 /// The time of the model's clock at its beginning: 2026-01-01T00:00:00Z.
 pub(crate) const START: At = At(1_767_225_600_000);
 
-/// How old the model says its stale answers are.
-pub(crate) const STALENESS_MS: u64 = 42;
+/// How old the model says its stale answers are, when it gives them.
+pub(crate) const STALENESS: Duration = Duration::from_millis(42);
 
 type Place = (u64, String);
 
@@ -194,9 +195,9 @@ impl Model {
         if let Some(error) = state.faults.get(&group) {
             return Err(error.clone());
         }
-        let staleness_ms = (consistency == Consistency::Stale).then_some(STALENESS_MS);
+        let as_of = Instant::now().checked_sub(STALENESS).filter(|_| consistency == Consistency::Stale);
         let (now, partitioner) = (state.now, state.partitioner());
-        Ok(Served { answer: state.groups[&group].answer(query, partitioner, now), staleness_ms })
+        Ok(Served { answer: state.groups[&group].answer(query, partitioner, now), as_of })
     }
 
     pub(crate) async fn table_exists(&self, table: &str, _: Instant) -> Result<bool, Error> {

@@ -85,8 +85,14 @@ async fn a_write_without_a_body_or_with_a_coded_one() {
             raw.send("PUT /kv/bounds-411 HTTP/1.1\r\nhost: x\r\n\r\n").await.answer().await.unwrap();
         assert_eq!(status, 411, "{text}");
         node.put("/kv/bounds-415", "x").header("content-encoding", "gzip").await.problem(415);
-        node.get("/kv/bounds-411").await.problem(404);
-        node.get("/kv/bounds-415").await.problem(404);
+        let mut raw = Raw::connect(node.port).await;
+        let coded =
+            "PUT /kv/bounds-501 HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n";
+        let (status, text) = raw.send(coded).await.answer().await.unwrap();
+        assert_eq!(status, 501, "{text}");
+        for key in ["bounds-411", "bounds-415", "bounds-501"] {
+            node.get(format!("/kv/{key}")).await.problem(404);
+        }
     }
 }
 

@@ -1,5 +1,12 @@
 //! Names: UTF-8, 1 to 1,024 bytes, percent-encoded, decoded once.
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use proptest::{
+    prelude::{Strategy, any},
+    strategy::ValueTree,
+    test_runner::TestRunner,
+};
+
 use crate::harness::{Cluster, Raw, names};
 
 /// Names that clumsy decoding, path cleaning or escaping would spoil.
@@ -27,6 +34,64 @@ async fn any_text_is_a_name() {
     let tables = cluster.any().get("/data").await.is(200).json();
     for name in ODD {
         assert!(tables["tables"].as_array().unwrap().contains(&format!("names-{name}").into()), "{name}");
+    }
+}
+
+/// Names made for a run of the property.
+const NAMES: usize = 150;
+
+/// Any text that may be a name, and the raw segment that stands for it: each character plain, where
+/// the grammar of a path has it (RFC 3986, `pchar`), or in hex, upper or lower case.
+fn name_and_segment() -> impl Strategy<Value = (String, String)> {
+    let character = proptest::prop_oneof![
+        any::<char>(),
+        proptest::char::range('\0', '\x7f'),
+        proptest::sample::select(vec!['/', '.', '%', '+', '\0', '?', '#', '\\', ' ', 'é', '\u{10ffff}']),
+    ];
+    let coded = (character, 0..3).prop_map(|(character, how)| {
+        let plain = character.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@".contains(character);
+        let text = character.to_string();
+        let hex = || text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
+        let segment = match how {
+            0 if plain => text.clone(),
+            1 => hex().to_lowercase(),
+            _ => hex(),
+        };
+        (text, segment)
+    });
+    proptest::collection::vec(coded, 1..40).prop_map(|characters| characters.into_iter().unzip())
+}
+
+/// Through the nodes' own HTTP parser: what is written under one spelling of a name is read under
+/// another, and is listed by its name.
+#[tokio::test]
+async fn arbitrary_unicode_names_are_decoded_once() {
+    let cluster = Cluster::shared().await;
+    let ports: Vec<_> = cluster.ports();
+    let mut runner = TestRunner::default();
+    for number in 0..NAMES {
+        let (name, segment) = name_and_segment().new_tree(&mut runner).unwrap().current();
+        let context = format!("{name:?} as {segment:?}");
+        let mut raw = Raw::connect(ports[number % ports.len()]).await;
+        let put = format!(
+            "PUT /data/names-any/{segment}/{segment} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{number}",
+            number.to_string().len()
+        );
+        let (status, answer) = raw.send(put).await.answer().await.unwrap();
+        assert_eq!(status, 200, "{context}: {answer}");
+        // Its canonical spelling means the same cell, at another node.
+        let reader = cluster.each().nth((number + 1) % ports.len()).unwrap();
+        reader.get(names("/data/names-any", [&name, &name])).await.says(&number.to_string());
+        let prefix = utf8_percent_encode(&name, NON_ALPHANUMERIC);
+        let page = reader.get(format!("/data/names-any?prefix={prefix}")).await.is(200).json();
+        let row = page["rows"].as_array().unwrap().iter().find(|row| row["row"] == *name);
+        let row = row.unwrap_or_else(|| panic!("{context} is not listed: {page}"));
+        assert_eq!(row["columns"][&name]["value"], number.to_string(), "{context}");
+        // What two decodings would make of it is another name.
+        let twice = segment.replace('%', "%25");
+        if twice != segment {
+            reader.get(format!("/data/names-any/{twice}/{twice}")).await.problem(404);
+        }
     }
 }
 

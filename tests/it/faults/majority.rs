@@ -57,6 +57,20 @@ request_timeout = \"2s\"",
     panic!("no write was proposed without an answer: {refused:?}");
 }
 
+/// Asserts that every request for a key was answered within `request_timeout` (1 s) and 1.5 s.
+#[track_caller]
+fn check_times(metrics: &str) {
+    let of = |series: &str, bound: &str| -> f64 {
+        let lines = metrics.lines().filter(|line| {
+            line.starts_with(series) && line.contains("route=\"/kv/{key}\"") && line.contains(bound)
+        });
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    };
+    let all = of("quoring_http_request_seconds_count", "");
+    let in_time = of("quoring_http_request_seconds_bucket", "le=\"2.5\"");
+    assert!(all > 0.0 && in_time >= all, "{in_time} of {all} within 2.5 s");
+}
+
 #[tokio::test]
 async fn with_two_of_three_workers_dead_nothing_is_applied_and_nothing_lost() {
     let cluster = Cluster::start(
@@ -71,9 +85,20 @@ request_timeout = \"1s\"",
     for key in 0..20 {
         cluster.any().put(format!("/kv/dead-{key}"), "before").await.is(200);
     }
+    // A majority is enough for an answer; the survivor need not be of it.
+    let survivor = cluster.worker(2).http();
+    eventually("the survivor has every write", HEAL, async || {
+        for key in 0..20 {
+            let stale = survivor.get(format!("/kv/dead-{key}?consistency=stale")).await;
+            if stale.status != 200 {
+                return Err(stale.text());
+            }
+        }
+        Ok(())
+    })
+    .await;
     cluster.worker(0).kill();
     cluster.worker(1).kill();
-    let survivor = cluster.worker(2).http();
     let mut refused = 0;
     for node in cluster.nodes.iter().filter(|node| node.is_up()).map(Node::http) {
         for key in 0..4 {
@@ -85,6 +110,10 @@ request_timeout = \"1s\"",
         node.get("/healthz").await.is(200);
     }
     assert!(refused > 0);
+    // By the nodes' own clocks, nothing took longer than it may.
+    for node in cluster.nodes.iter().filter(|node| node.is_up()).map(Node::http) {
+        check_times(&node.get("/metrics").await.is(200).text());
+    }
     for key in 0..20 {
         survivor.get(format!("/kv/dead-{key}?consistency=stale")).await.is(200);
     }

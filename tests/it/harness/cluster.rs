@@ -67,8 +67,8 @@ impl Cluster {
         let addresses: Vec<_> = coordinators.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let peers = addresses.join(",");
         let node = |role| {
-            let (root, peers) = (dir.path().to_owned(), peers.clone());
-            move |port: &u16| Node::new(&root, role, *port, &peers)
+            let (root, peers, further) = (dir.path().to_owned(), peers.clone(), spec.args);
+            move |port: &u16| Node::new(&root, role, *port, &peers, further)
         };
         let nodes =
             coordinators.iter().map(node(Role::Coordinator)).chain(workers.iter().map(node(Role::Worker)));

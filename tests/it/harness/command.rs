@@ -2,7 +2,11 @@
 
 use std::{ffi::OsStr, path::Path, process::Stdio, time::Duration};
 
-use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
+use tokio::{
+    io::AsyncWriteExt,
+    process::{Child, Command},
+    time::timeout,
+};
 
 use super::{QUORING, process::clean};
 
@@ -51,12 +55,17 @@ pub(crate) async fn quoring<S: AsRef<OsStr>>(dir: &Path, args: &[S]) -> Output {
     quoring_with_stdin(dir, args, b"").await
 }
 
-/// The same, with something to read.
-pub(crate) async fn quoring_with_stdin<S: AsRef<OsStr>>(dir: &Path, args: &[S], stdin: &[u8]) -> Output {
+/// Starts it, with all its ends in the caller's hands. It is killed when the child is dropped.
+pub(crate) fn spawn_quoring<S: AsRef<OsStr>>(dir: &Path, args: &[S]) -> Child {
     let mut command = std::process::Command::new(QUORING);
     clean(&mut command);
     command.args(args).current_dir(dir).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = Command::from(command).kill_on_drop(true).spawn().unwrap();
+    Command::from(command).kill_on_drop(true).spawn().unwrap()
+}
+
+/// The same, with something to read.
+pub(crate) async fn quoring_with_stdin<S: AsRef<OsStr>>(dir: &Path, args: &[S], stdin: &[u8]) -> Output {
+    let mut child = spawn_quoring(dir, args);
     let mut input = child.stdin.take().unwrap();
     // A command that reads nothing closes its end: that is its right.
     let feed = async {

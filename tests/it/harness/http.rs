@@ -89,6 +89,19 @@ impl Call {
         self
     }
 
+    /// Adds a parameter, `name=value`, to the URL.
+    pub(crate) fn query(mut self, pair: &str) -> Self {
+        self.path.push(if self.path.contains('?') { '&' } else { '?' });
+        self.path.push_str(pair);
+        self
+    }
+
+    /// The same without the parameters in its URL.
+    pub(crate) fn without_query(mut self) -> Self {
+        self.path.truncate(self.path.find('?').unwrap_or(self.path.len()));
+        self
+    }
+
     pub(crate) fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();
         self

@@ -16,12 +16,12 @@ mod workdir;
 
 pub(crate) use self::{
     cluster::{Cluster, private},
-    command::{Output, quoring, quoring_with_stdin},
+    command::{Output, quoring, quoring_with_stdin, spawn_quoring},
     http::{Answer, Call, Failure, Http, names},
     load::Load,
     node::{Node, Role},
     ports::free_port,
-    process::Process,
+    process::{Process, own_memory},
     raw::Raw,
     spec::Spec,
     wait::{HEAL, START, eventually},

@@ -35,7 +35,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(root: &Path, role: Role, port: u16, coordinators: &str) -> Self {
+    pub(crate) fn new(root: &Path, role: Role, port: u16, coordinators: &str, further: &[&str]) -> Self {
         let name = match role {
             Role::Coordinator => format!("coordinator-{port}"),
             Role::Worker => format!("worker-{port}"),
@@ -59,6 +59,7 @@ impl Node {
                 ]);
             }
         }
+        args.extend(further.iter().map(OsString::from));
         Self { role, port, dir, log, args, process: Mutex::new(None) }
     }
 
@@ -100,6 +101,11 @@ impl Node {
     /// SIGCONT.
     pub(crate) fn resume(&self) {
         self.process.lock().unwrap().as_ref().expect("it runs").signal(Signal::CONT);
+    }
+
+    /// See [`Process::own_memory`].
+    pub(crate) fn own_memory(&self) -> u64 {
+        self.process.lock().unwrap().as_ref().expect("it runs").own_memory()
     }
 
     /// A worker's name.

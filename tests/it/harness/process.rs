@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    fs::File,
+    fs::{self, File},
     io,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
@@ -43,6 +43,11 @@ impl Process {
         Ok(Self { child: Mutex::new(child), pid })
     }
 
+    /// See [`own_memory`].
+    pub(crate) fn own_memory(&self) -> u64 {
+        own_memory(self.pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
     /// How it ended; `None` while it runs.
     pub(crate) fn exited(&self) -> Option<ExitStatus> {
         self.child.lock().unwrap().try_wait().unwrap()
@@ -70,6 +75,14 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Memory of its own that a process has in RAM now, bytes: what it has allocated, and no file's pages
+/// (proc_pid_status(5), `RssAnon`).
+pub(crate) fn own_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("Linux tells");
+    line.trim().strip_suffix(" kB").and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
 }
 
 /// Nothing of the tester's own environment decides what a process does.

@@ -12,6 +12,8 @@ pub(crate) struct Spec {
     pub(crate) partitioner: &'static str,
     /// Further lines of `[cluster]`.
     pub(crate) settings: &'static str,
+    /// Further arguments of every node.
+    pub(crate) args: &'static [&'static str],
 }
 
 impl Default for Spec {
@@ -19,7 +21,15 @@ impl Default for Spec {
     /// they lead, so that `/cluster` is soon right and tests are short.
     fn default() -> Self {
         let settings = "ping_interval = \"500ms\"";
-        Self { coordinators: 3, workers: 3, shards: 4, replication: 3, partitioner: "xxh3", settings }
+        Self {
+            coordinators: 3,
+            workers: 3,
+            shards: 4,
+            replication: 3,
+            partitioner: "xxh3",
+            settings,
+            args: &[],
+        }
     }
 }
 
