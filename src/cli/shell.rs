@@ -39,6 +39,7 @@ LEAVE [ID]                             move everything off a worker, then take i
 COORDINATORS                           the members of the coordinator group
 COORDINATORS ADD HOST:PORT             bring the empty coordinator there into the group
 COORDINATORS REMOVE ID                 take a coordinator, by number or HOST:PORT, out of it
+SPLIT SHARD [POSITION]                 make two shards of one, at the middle or there
 STATUS                                 the coordinators, workers and shards
 HELP                                   this
 EXIT, QUIT                             leave
@@ -53,7 +54,7 @@ const LEAVE_POLL: Duration = Duration::from_millis(500);
 /// How long a draining worker may stand still before the shell gives up.
 const LEAVE_STALLED: Duration = Duration::from_secs(60);
 
-/// Type commands to a cluster: GET, PUT, UPDATE, DELETE, LIST, JOIN, LEAVE, COORDINATORS, STATUS, HELP, EXIT
+/// Type commands to a cluster: GET, PUT, UPDATE, DELETE, LIST, JOIN, LEAVE, SPLIT, COORDINATORS, STATUS, HELP, EXIT
 ///
 /// Reads commands from stdin, a line each; from a pipe without prompts, and then exits with 1 if any
 /// of them failed (a value that is not there is no failure).
@@ -174,6 +175,13 @@ async fn execute(client: &Client, line: Line<'_>) -> Result<Next, Failure> {
         }
         Line::Leave(id) => leave(client, id).await?,
         Line::Coordinators(order) => coordinators::carry_out(client, order).await?,
+        Line::Split(shard, at) => {
+            let split = client.split(shard, at).await?;
+            say(&format!(
+                "shard {} keeps what is before {}, shard {} the rest",
+                split.id, split.at, split.into
+            ))?;
+        }
         Line::Status => say(&show::cluster(&client.cluster().await?))?,
     }
     Ok(Next::Line)

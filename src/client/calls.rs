@@ -34,6 +34,17 @@ pub struct Got {
     pub staleness_ms: Option<u64>,
 }
 
+/// A shard that was split.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Split {
+    /// The shard.
+    pub id: GroupId,
+    /// The new one.
+    pub into: GroupId,
+    /// Where the new one begins.
+    pub at: Position,
+}
+
 /// What a write may say beside the value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PutOptions {
@@ -306,6 +317,15 @@ impl Client {
     pub async fn drain(&self, id: &WorkerId, draining: bool) -> Result<(), Error> {
         let path = Path::new().segment("cluster").segment("workers").segment(id.as_str()).segment("drain");
         self.order(if draining { Method::POST } else { Method::DELETE }, path).await
+    }
+
+    /// Makes two shards of one, at the middle if it is not said where; the new one, and where it begins.
+    pub async fn split(&self, shard: GroupId, at: Option<Position>) -> Result<Split, Error> {
+        let path = Path::new().segment("cluster").segment("shards").segment(&shard.to_string());
+        let path = path.segment("split").query(&[("at", at.map(|at| at.to_string()))]);
+        let response = self.send(Request::new(Method::POST, path.finish())).await?;
+        serde_json::from_slice(&response.body)
+            .map_err(|error| Error::misunderstood(self.server(), error, Outcome::Unknown))
     }
 
     /// Takes a worker out for good.

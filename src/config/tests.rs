@@ -24,7 +24,7 @@ fn every_key_is_taken() {
     let config = parse(
         "[cluster]\nname = \"x\"\nreplication = 1\nshards = 4096\npartitioner = \"ordered\"\ndata_dir = \"/d\"\n\
          ping_interval = \"100ms\"\ninactive_after = \"1s\"\nreplace_after = \"1h\"\nrequest_timeout = \"10m\"\n\
-         max_value = \"32MiB\"\ncache = \"1GiB\"\n[[coordinator]]\nport = 1\n[[worker]]\nport = 65535\nzone = \"a\"\n[[worker]]\nport = 2\n",
+         max_value = \"32MiB\"\nsplit_size = \"1GiB\"\ncache = \"1GiB\"\n[[coordinator]]\nport = 1\n[[worker]]\nport = 65535\nzone = \"a\"\n[[worker]]\nport = 2\n",
     )
     .unwrap();
     let settings = Settings {
@@ -37,6 +37,7 @@ fn every_key_is_taken() {
         replace_after_ms: 3_600_000,
         request_timeout_ms: 600_000,
         max_value_bytes: 32 << 20,
+        split_size_bytes: 1 << 30,
     };
     assert_eq!(config.settings, settings);
     assert_eq!(config.data_dir, PathBuf::from("/d"));
@@ -103,6 +104,10 @@ fn each_mistake_is_one_line_that_names_key_and_line() {
             "4: cluster.max_value: '8MB' is no size: write an integer and B, KiB, MiB or GiB, such as 8MiB",
         ),
         ("[cluster]\nmax_value = \"0B\"", "4: cluster.max_value: must be 1B to 32MiB, is 0B"),
+        (
+            "[cluster]\nsplit_size = \"1KiB\"",
+            "4: cluster.split_size: must be 1MiB to 1024GiB, or 0B for never, is 1KiB",
+        ),
         ("[cluster]\nmax_value = \"1GiB\"", "4: cluster.max_value: must be 1B to 32MiB, is 1GiB"),
         ("[cluster]\ncache = \"1023KiB\"", "4: cluster.cache: must be 1MiB to 1024GiB, is 1023KiB"),
         ("[cluster]\nname = \"\"", "4: cluster.name: must be 1 to 64 printable characters"),
@@ -111,7 +116,7 @@ fn each_mistake_is_one_line_that_names_key_and_line() {
         (
             "[cluster]\nname = \"x\"\nreplicas = 3",
             "5: cluster.replicas: unknown key; [cluster] knows name, replication, shards, partitioner, \
-             data_dir, ping_interval, inactive_after, replace_after, request_timeout, max_value and cache",
+             data_dir, ping_interval, inactive_after, replace_after, request_timeout, max_value, split_size and cache",
         ),
         (
             "[workers]\n",

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use openraft::{SnapshotPolicy, storage::RaftLogStorage as _};
 use parking_lot::RwLock;
 use raft_store::Store;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     freshness::ASK_TIMEOUT,
@@ -29,6 +29,7 @@ use crate::{
     error::Error,
     ids::{GroupId, NodeId},
     peer::{Conn, Lane, Links, Peer, Reply},
+    shard::Shard,
 };
 
 /// How long a leader may be silent and when others stand for election, milliseconds.
@@ -63,6 +64,12 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Between the candidacies of a dead leader's followers: long enough for the first one's election.
 const TAKE_OVER_STAGGER: Duration = Duration::from_millis(60);
 
+/// Between the candidacies of the parent's leader in a new shard: the others may still have to start it.
+const STAND_PAUSE: Duration = Duration::from_millis(40);
+
+/// Candidacies in a new shard; then the ordinary timeouts take over.
+const STAND_ATTEMPTS: u32 = 25;
+
 /// Candidacies of one follower for one dead leader; then the ordinary timeouts take over.
 const TAKE_OVER_ATTEMPTS: u32 = 5;
 
@@ -82,6 +89,7 @@ pub struct Host {
     /// Held while a group starts, and while one is wiped: what is being removed must not start again.
     lifecycle: tokio::sync::Mutex<()>,
     arrivals: Arrivals,
+    forked: Arc<Notify>,
 }
 
 impl Host {
@@ -95,6 +103,7 @@ impl Host {
             groups: RwLock::default(),
             lifecycle: tokio::sync::Mutex::default(),
             arrivals,
+            forked: Arc::default(),
         })
     }
 
@@ -124,6 +133,16 @@ impl Host {
         self.groups.read().values().cloned().collect()
     }
 
+    /// The machine of a shard, for [`Host::start`].
+    pub fn shard(&self, shard: Shard) -> Machine {
+        Machine::shard(shard, self.forked.clone())
+    }
+
+    /// Returns when a shard here was split since the last time.
+    pub async fn forked(&self) {
+        self.forked.notified().await;
+    }
+
     /// Starts a group, or returns it where it runs already.
     pub async fn start(&self, id: GroupId, me: NodeId, machine: Machine) -> Result<Arc<Group>, Error> {
         let _turn = self.lifecycle.lock().await;
@@ -135,8 +154,8 @@ impl Host {
         let (links, reads) = connected.clone();
         let gone = GoneHint::default();
         let transport = Transport { group: id, links, gone: gone.clone() };
-        let partitioner = match &machine {
-            Machine::Shard { partitioner } => Some(*partitioner),
+        let shard = match &machine {
+            Machine::Shard { shard, .. } => Some(*shard),
             Machine::Coordinator(_) => None,
         };
         let machine = self.store.machine(id.0, machine).map_err(|error| failed(&error))?;
@@ -144,7 +163,7 @@ impl Host {
         let raft = Raft::new(me.0, config, transport, self.store.log(id.0), machine)
             .await
             .map_err(|error| failed(&error))?;
-        let group = Arc::new(Group::new(id, me, raft, partitioner, self.store.clone(), reads, gone));
+        let group = Arc::new(Group::new(id, me, raft, shard, self.store.clone(), reads, gone));
         self.groups.write().insert(id, group.clone());
         Ok(group)
     }
@@ -229,6 +248,20 @@ impl Host {
                 tokio::spawn(take_over(group, links, gone));
             }
         }
+    }
+
+    /// Stands for election in a group that has come into being by a split, until it has a leader.
+    pub fn stand(&self, group: Arc<Group>) {
+        tokio::spawn(async move {
+            for _ in 0..STAND_ATTEMPTS {
+                // Asks first whether the others would vote: a term that nobody grants helps nobody.
+                if group.raft.trigger().elect(true).await.is_err()
+                    || group.wait_for_leader(NodeId::default(), STAND_PAUSE).await
+                {
+                    break;
+                }
+            }
+        });
     }
 
     /// Shortens logs that have grown long. Two calls do it: the first makes the applied state

@@ -88,6 +88,15 @@ pub enum Command {
         /// The members that this was judged by; refused where they are others.
         among: BTreeSet<NodeId>,
     },
+    /// Gives the upper part of a shard's arc to a new shard on the same workers.
+    Split {
+        /// The epoch of the map that it was decided by; refused where it is not the present one.
+        epoch: Epoch,
+        /// The shard.
+        group: GroupId,
+        /// Where the new one begins.
+        at: Position,
+    },
 }
 
 /// The answer to a [`Command`].
@@ -109,6 +118,13 @@ pub enum Reply {
     },
     /// Nothing has changed; the sentence says why and what to do.
     Refused(String),
-    /// There is no such worker or coordinator.
+    /// There is no such worker, coordinator or shard.
     Unknown(String),
+    /// There is a new shard.
+    Split {
+        /// Its group.
+        shard: GroupId,
+        /// The map's epoch.
+        epoch: Epoch,
+    },
 }

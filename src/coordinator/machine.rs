@@ -128,6 +128,7 @@ impl State {
                 self.add_coordinator(addr, *store, among, &mut changed)
             }
             Command::RemoveCoordinator { node, among } => self.remove_coordinator(*node, among, &mut changed),
+            Command::Split { epoch, group, at } => self.split(*epoch, *group, *at, &mut changed),
         };
         match outcome {
             Ok(reply) => (reply, changed),
@@ -287,14 +288,21 @@ impl State {
         for (start, shard) in shards {
             let mut shard = shard.clone();
             match map.shards.get(start) {
-                Some(present) if present.group != shard.group || present.formed != shard.formed => {
+                Some(present)
+                    if (present.group, present.formed, present.parent)
+                        != (shard.group, shard.formed, shard.parent) =>
+                {
                     return refuse(format!("the plan takes the shard at {start} for another one"));
                 }
                 Some(present) if !present.formed && present.replicas != shard.replicas => {
                     return refuse(format!("shard {} is not formed yet, it cannot be moved", shard.group));
                 }
                 Some(_) => {}
-                None if first && shard.group == Shard::UNNUMBERED && !shard.formed => {
+                None if first
+                    && shard.group == Shard::UNNUMBERED
+                    && !shard.formed
+                    && shard.parent.is_none() =>
+                {
                     shard.group = GroupId(next_group);
                     next_group = match next_group.checked_add(1) {
                         Some(next) => next,

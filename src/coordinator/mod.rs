@@ -11,4 +11,5 @@ pub mod observed;
 pub mod plan;
 pub mod records;
 pub mod seats;
+pub mod split;
 pub mod status;

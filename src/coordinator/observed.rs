@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::seats::Seats;
 use crate::{
     command::At,
-    ids::{GroupId, NodeId, WorkerId},
+    ids::{GroupId, NodeId, Span, WorkerId},
 };
 
 /// All that was heard of workers and shards.
@@ -70,6 +70,8 @@ pub struct ShardSeen {
     pub applied: Option<u64>,
     /// The size of its data at the leader, bytes, estimated.
     pub bytes: Option<u64>,
+    /// The arc that this is the size of; `None` where the shard was never split.
+    pub arc: Option<Span>,
     /// Log entries that the slowest member being added is behind.
     pub behind: Option<u64>,
 }

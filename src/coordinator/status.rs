@@ -148,6 +148,8 @@ pub struct Move {
     pub removing: Vec<WorkerId>,
     /// Log entries that the slowest added replica is behind, where known.
     pub behind: Option<u64>,
+    /// For a split: the new shard, which does not serve yet.
+    pub into: Option<GroupId>,
 }
 
 /// The state of the whole cluster; `None` before the founding.
@@ -287,6 +289,17 @@ fn moves(state: &State, map: &Map, observed: &Observed) -> Vec<Move> {
             adding: only(&shard.replicas, &seen.voters),
             removing: only(&seen.voters, &shard.replicas),
             behind: seen.behind,
+            into: None,
+        });
+    }
+    for shard in map.shards.values().filter(|shard| !shard.formed) {
+        let Some(parent) = shard.parent else { continue };
+        moves.push(Move {
+            shard: parent,
+            adding: Vec::new(),
+            removing: Vec::new(),
+            behind: None,
+            into: Some(shard.group),
         });
     }
     moves

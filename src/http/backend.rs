@@ -11,7 +11,7 @@ use crate::{
     command::{Answer, Command, Query, Reply},
     coordinator::status::{Cluster, Coordinators},
     error::Error,
-    ids::WorkerId,
+    ids::{GroupId, Position, WorkerId},
     ring::map::Indexed,
     router::{ActiveWorker, Consistency, Located, Router, Served, Target, calls::Seat},
 };
@@ -116,6 +116,16 @@ impl Backend {
             behind!(self, backend => backend.remove_coordinator(which, deadline).await)
         })
         .await
+    }
+
+    /// See [`Router::split`].
+    pub(crate) async fn split(
+        &self,
+        shard: GroupId,
+        at: Option<Position>,
+        deadline: Instant,
+    ) -> Result<(GroupId, Position), Error> {
+        changed(deadline, async { behind!(self, backend => backend.split(shard, at, deadline).await) }).await
     }
 
     /// See [`Router::locate`].

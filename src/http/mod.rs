@@ -56,8 +56,8 @@ use self::{
     observe::Observer,
     route::{
         Param::{
-            self, Addr, Consistency, Cursor, From, Id, IfMatch, IfNoneMatch, Key, Limit, Port, Prefix, Retry,
-            Row, To, Ttl,
+            self, Addr, At, Consistency, Cursor, From, Id, IfMatch, IfNoneMatch, Key, Limit, Port, Prefix,
+            Retry, Row, To, Ttl,
         },
         Route,
         Takes::{Json, Nothing, Value},
@@ -122,6 +122,9 @@ static ROUTES: &[Route] = &[
     control("/cluster/workers/{id}/drain", &[
         op(Post, Nothing, run!(cluster::drain), "Move everything off a worker", &[], &[202, 404, 409]),
         op(Delete, Nothing, run!(cluster::undrain), "Let a worker keep data again", &[], &[202, 404, 409]),
+    ]),
+    control("/cluster/shards/{id}/split", &[
+        op(Post, Nothing, run!(cluster::split), "Make two shards of one", &[At], &[202, 404, 409]),
     ]),
     control("/", &[op(Get, Nothing, run!(page::get), "Show the cluster to a person", &[], &[200])]),
     control("/metrics", &[op(Get, Nothing, run!(cluster::metrics), "Show metrics, for Prometheus", &[], &[200])]),

@@ -208,6 +208,13 @@ impl Param {
         let tags =
             || json!({ "type": "string", "pattern": "^(\\*|(W/)?\"[!#-~]*\"( *, *(W/)?\"[!#-~]*\")*)$" });
         let (name, place, required, schema, description) = match self {
+            Param::At => (
+                "at",
+                "query",
+                false,
+                json!({ "type": "string", "pattern": "^[0-9a-fA-F]{16}$" }),
+                "Where the new shard begins; the middle of the arc, or of the data where rows are ordered.",
+            ),
             Param::Addr => (
                 "addr",
                 "query",

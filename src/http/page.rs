@@ -296,7 +296,10 @@ fn moves(moves: &[Move]) -> Markup {
                     @for moving in moves {
                         tr {
                             td { (moving.shard) }
-                            td { (names(&moving.adding)) }
+                            td {
+                                (names(&moving.adding))
+                                @if let Some(into) = moving.into { "shard " (into) ", split off it" }
+                            }
                             td { (names(&moving.removing)) }
                             td.number { @if let Some(behind) = moving.behind { (behind) } }
                         }

@@ -103,6 +103,7 @@ fn shown(settings: &Settings) -> Vec<(&'static str, String)> {
         replace_after_ms,
         request_timeout_ms,
         max_value_bytes,
+        split_size_bytes,
     } = settings;
     let quoted = |text: String| format!("\"{text}\"");
     let duration = |ms: &u64| quoted(units::format_duration_ms(*ms));
@@ -116,6 +117,7 @@ fn shown(settings: &Settings) -> Vec<(&'static str, String)> {
         ("replace_after", duration(replace_after_ms)),
         ("request_timeout", duration(request_timeout_ms)),
         ("max_value", quoted(units::format_size_bytes(*max_value_bytes))),
+        ("split_size", quoted(units::format_size_bytes(*split_size_bytes))),
     ]
 }
 

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
-use super::{Node, coordinator, coordinator::propose, seats};
+use super::{Node, coordinator, coordinator::propose, seats, split};
 use crate::{
     consensus::group::Group,
     coordinator::{
@@ -31,6 +31,12 @@ const REACH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A transfer of leadership that was ordered is not ordered again for so long.
 const TRANSFER_PAUSE: Duration = Duration::from_secs(3);
+
+/// A shard that could not be split for its size is left alone for so long.
+const SPLIT_PAUSE: Duration = Duration::from_secs(30);
+
+/// The time for a split for a shard's size: its leader may have to write down much to find the middle.
+const SPLIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The time for one step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -79,6 +85,21 @@ async fn round(node: &Arc<Node>, group: &Arc<Group>) -> Result<(), Error> {
                 let reply = propose(group, &command, Instant::now() + STEP_TIMEOUT).await?;
                 tracing::info!(?reply, command = name(&command), "plan committed");
             }
+            Step::Split { group: shard } => {
+                if node.seen.lock().order_split(shard, SPLIT_PAUSE, Instant::now()) {
+                    let (node, group) = (node.clone(), group.clone());
+                    tokio::spawn(async move {
+                        let deadline = Instant::now() + SPLIT_TIMEOUT;
+                        match split::order(&node, &group, shard, split::Where::MiddleOfData, deadline).await {
+                            Ok((child, at)) => {
+                                node.seen.lock().forget_split(shard);
+                                tracing::info!(%shard, %child, %at, "split for its size");
+                            }
+                            Err(error) => tracing::info!(%shard, %error, "split for its size"),
+                        }
+                    });
+                }
+            }
             Step::TransferLeader { group, to } => {
                 let Some(leader) = node.seen.lock().order_transfer(group, TRANSFER_PAUSE, Instant::now())
                 else {
@@ -121,6 +142,7 @@ fn name(command: &Command) -> &'static str {
         Command::Remove { .. } => "remove",
         Command::AddCoordinator { .. } => "add coordinator",
         Command::RemoveCoordinator { .. } => "remove coordinator",
+        Command::Split { .. } => "split",
     }
 }
 

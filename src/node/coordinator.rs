@@ -14,7 +14,7 @@ use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::{Node, coordinate, identity, seats};
+use super::{Node, coordinate, identity, seats, split};
 use crate::{
     clock,
     config::Address,
@@ -336,11 +336,18 @@ pub(super) async fn answer(
             true => ClusterAnswer::Expelled,
             false => ClusterAnswer::Done,
         }),
+        ClusterCall::Split { group: shard, at } => {
+            let place = at.map_or(split::Where::Middle, split::Where::At);
+            group.read_barrier(deadline).await?;
+            let (shard, at) = split::order(node, &group, shard, place, deadline).await?;
+            Ok(ClusterAnswer::Split { shard, at })
+        }
         ClusterCall::Formed
         | ClusterCall::TakeSeat { .. }
         | ClusterCall::Map
         | ClusterCall::CountsOn { .. }
         | ClusterCall::TakeMap(_)
+        | ClusterCall::Middle { .. }
         | ClusterCall::Transfer { .. }
         | ClusterCall::Invite { .. } => Err(Error::Invalid("this is not for a coordinator".into())),
     }
@@ -427,7 +434,7 @@ pub(super) async fn propose(group: &Group, command: &Command, deadline: Instant)
 
 fn done(reply: Reply) -> Result<ClusterAnswer, Error> {
     match reply {
-        Reply::Done { .. } | Reply::Joined { .. } => Ok(ClusterAnswer::Done),
+        Reply::Done { .. } | Reply::Joined { .. } | Reply::Split { .. } => Ok(ClusterAnswer::Done),
         Reply::Refused(why) => Err(Error::Refused(why)),
         Reply::Unknown(why) => Err(Error::NotFound(why)),
     }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Node, coordinate, coordinator, seats, worker};
+use super::{Node, coordinate, coordinator, seats, split, worker};
 use crate::{
     consensus::host::Host,
     error::Error,
@@ -112,8 +112,9 @@ async fn answer(node: &Arc<Node>, what: u8, body: Bytes) -> Result<Bytes, Error>
         }
         method::QUERY => {
             let _passed = node.passed_on.begin()?;
-            let (group, deadline, consistency, query) = calls::read_query(body)?;
-            let served = local::query(&node.host, group, node.epoch(), query, consistency, deadline).await?;
+            let (group, deadline, consistency, arc, query) = calls::read_query(body)?;
+            let epoch = node.epoch();
+            let served = local::query(&node.host, group, epoch, arc, query, consistency, deadline).await?;
             Ok(calls::encode_served(&served))
         }
         method::CLUSTER => {
@@ -158,6 +159,9 @@ async fn cluster(node: &Arc<Node>, call: ClusterCall, deadline: Instant) -> Resu
         ClusterCall::Map => {
             let map = node.router.map().map(|map| Box::new((**map).clone()));
             Ok(ClusterAnswer::Map(map))
+        }
+        ClusterCall::Middle { group, arc } => {
+            Ok(ClusterAnswer::Middle(split::middle(node, group, arc).await?))
         }
         ClusterCall::Invite { coordinators } => {
             node.invite(&coordinators)?;

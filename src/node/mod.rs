@@ -46,6 +46,7 @@ mod info;
 mod reconcile;
 mod seats;
 mod seen;
+mod split;
 mod upkeep;
 mod worker;
 
@@ -300,6 +301,8 @@ async fn play(node: &Arc<Node>, config: &config::Node) -> anyhow::Result<()> {
             }
             node.invitations.send_replace(coordinators.clone());
             tokio::spawn(reconcile::run(node.clone()));
+            tokio::spawn(reconcile::start(node.clone()));
+            tokio::spawn(split::run(node.clone()));
             worker::run(node.clone(), worker::Introduction { id, zone: zone.clone() }).await;
         }
     }

@@ -218,7 +218,7 @@ pub(super) fn is_unseated(node: &Node, group: &Group, number: NodeId) -> bool {
     let shared = node.coordinator.as_ref().expect("the group runs on coordinators only");
     let status = group.status();
     let sits = status.voters.contains(&number) || status.learners.contains(&number);
-    status.settled && !status.joint && !sits && shared.state().unseated(number)
+    status.members_committed && !status.joint && !sits && shared.state().unseated(number)
 }
 
 fn with_map<T>(node: &Node, look: impl FnOnce(&Map) -> T) -> Result<T, Error> {
@@ -238,7 +238,7 @@ pub(super) fn seen(node: &Node, status: &Status) -> Seats {
     Seats {
         voters: status.voters.clone(),
         learners: status.learners.clone(),
-        unsettled: status.joint || !status.settled,
+        unsettled: status.joint || !status.members_committed,
         alive: alive.collect(),
     }
 }

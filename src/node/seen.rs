@@ -29,6 +29,8 @@ pub(super) struct Seen {
     shards: HashMap<GroupId, ShardSeen>,
     /// When a transfer of a shard's leadership was last ordered.
     transfers: HashMap<GroupId, Instant>,
+    /// When a split for a shard's size was last tried.
+    splits: HashMap<GroupId, Instant>,
     /// The first time a worker was active, for the wait before the shards are made.
     first_worker: Option<Instant>,
 }
@@ -74,6 +76,7 @@ impl Seen {
                         commit: Some(leads.commit),
                         applied: Some(leads.applied),
                         bytes: Some(leads.bytes),
+                        arc: leads.arc,
                         behind: Some(leads.behind),
                     };
                 }
@@ -117,6 +120,21 @@ impl Seen {
         }
         self.transfers.insert(group, now);
         Some(leader)
+    }
+
+    /// Whether to try and split a shard for its size: not again, if that was done just now.
+    pub(super) fn order_split(&mut self, group: GroupId, pause: Duration, now: Instant) -> bool {
+        let last = self.splits.get(&group);
+        let is_due = last.is_none_or(|last| now.saturating_duration_since(*last) >= pause);
+        if is_due {
+            self.splits.insert(group, now);
+        }
+        is_due
+    }
+
+    /// A shard was split for its size, and may be so again as soon as its new size is known.
+    pub(super) fn forget_split(&mut self, group: GroupId) {
+        self.splits.remove(&group);
     }
 
     /// The last report about a shard.

@@ -112,7 +112,7 @@ async fn heartbeats(node: &Arc<Node>) {
     loop {
         let held = held(node);
         let leads: Vec<_> = held.iter().filter_map(|h| h.leads.as_ref().map(|l| (h.group, l.term))).collect();
-        if Instant::now() < next && leads == told {
+        if Instant::now() < next && leads == told && !node.router.is_map_old() {
             tokio::time::sleep(LOOK_INTERVAL).await;
             continue;
         }
@@ -204,14 +204,17 @@ fn held(node: &Node) -> Vec<Held> {
     let groups = node.host.all();
     let shards = groups.iter().filter(|group| group.id() != GroupId::COORDINATOR);
     let report = |group: &Arc<crate::consensus::group::Group>| {
-        let leads = group.is_leader().then(|| {
-            let status = group.status();
+        let status = group.status();
+        // Who has no majority behind it yet may never have one.
+        let leads = status.settled.then(|| {
+            let size = group.size();
             let slowest = status.matched.values().min().copied().unwrap_or(status.last);
             Leads {
                 term: status.term,
                 commit: status.commit,
                 applied: status.applied,
-                bytes: group.reader().size_bytes().unwrap_or(0),
+                bytes: size.bytes,
+                arc: size.arc,
                 behind: status.last.saturating_sub(slowest),
                 voters: status.voters,
                 learners: status.learners,

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use super::{ActiveWorker, Consistency, Served};
 use crate::{
-    command::{Answer, At, Query, Reply},
+    command::{Answer, At, Command, Query, Reply},
     coordinator::status::{Cluster, Coordinators},
     error::Error,
-    ids::{ClusterId, Epoch, GroupId, NodeId, StoreId, WorkerId},
+    ids::{ClusterId, Epoch, GroupId, NodeId, Position, Span, StoreId, WorkerId},
     ring::map::Map,
 };
 
@@ -134,6 +134,20 @@ pub enum ClusterCall {
         /// The node.
         node: NodeId,
     },
+    /// Makes two shards of one.
+    Split {
+        /// The shard.
+        group: GroupId,
+        /// Where the new one begins; the middle if not said.
+        at: Option<Position>,
+    },
+    /// To a shard's leader: the position that parts the shard's data into halves.
+    Middle {
+        /// The shard.
+        group: GroupId,
+        /// Its arc.
+        arc: Span,
+    },
 }
 
 /// A replica as its worker reports it.
@@ -156,6 +170,8 @@ pub struct Leads {
     pub applied: u64,
     /// The size of the data, bytes, estimated.
     pub bytes: u64,
+    /// The arc that this is the size of; `None` where the shard was not split yet.
+    pub arc: Option<Span>,
     /// Who votes.
     pub voters: BTreeSet<NodeId>,
     /// Who only listens.
@@ -215,6 +231,15 @@ pub enum ClusterAnswer {
     Map(Option<Box<Map>>),
     /// Whether the shard counts on it.
     CountsOn(bool),
+    /// The shard was split.
+    Split {
+        /// The new shard.
+        shard: GroupId,
+        /// Where it begins.
+        at: Position,
+    },
+    /// Where the middle is; `None` where all data has one position.
+    Middle(Option<Position>),
 }
 
 /// A coordinator's place in the group.
@@ -247,6 +272,16 @@ impl ClusterAnswer {
 /// Encodes what this module and `command` define.
 pub fn encode<T: Serialize>(value: &T) -> Bytes {
     postcard::to_stdvec(value).expect("plain data serializes and memory does not fail").into()
+}
+
+/// Encodes a command as what is put into a shard's log, without copying it first.
+pub fn encode_command(command: &Command) -> Bytes {
+    #[derive(Serialize)]
+    enum Borrowed<'a> {
+        // In the place of `Proposal::Command`.
+        Command(&'a Command),
+    }
+    encode(&Borrowed::Command(command))
 }
 
 fn malformed() -> Error {
@@ -287,16 +322,17 @@ pub fn read_write(mut body: Bytes) -> Result<(GroupId, Instant, Bytes), Error> {
     Ok((group, deadline, body))
 }
 
-/// A query: `left u32 | (group, stale, query)`.
-pub fn query(group: GroupId, deadline: Instant, consistency: Consistency, query: &Query) -> Bytes {
-    timed(deadline, &(group, consistency == Consistency::Stale, query))
+/// A query: `left u32 | (group, stale, arc, query)`.
+pub fn query(group: GroupId, deadline: Instant, consistency: Consistency, arc: Span, query: &Query) -> Bytes {
+    timed(deadline, &(group, consistency == Consistency::Stale, arc, query))
 }
 
 /// Reads what [`query`] wrote.
-pub fn read_query(mut body: Bytes) -> Result<(GroupId, Instant, Consistency, Query), Error> {
+pub fn read_query(mut body: Bytes) -> Result<(GroupId, Instant, Consistency, Span, Query), Error> {
     let deadline = take_deadline(&mut body)?;
-    let (group, stale, query) = decode(&body)?;
-    Ok((group, deadline, if stale { Consistency::Stale } else { Consistency::Linearizable }, query))
+    let (group, stale, arc, query) = decode(&body)?;
+    let consistency = if stale { Consistency::Stale } else { Consistency::Linearizable };
+    Ok((group, deadline, consistency, arc, query))
 }
 
 /// A call about the cluster: `left u32 | call`.
@@ -362,6 +398,12 @@ pub fn age_ms(moment: Instant) -> u64 {
 /// replica found alike, so it was not applied.
 pub fn decode_reply(bytes: &[u8]) -> Result<Reply, Error> {
     decode(bytes)
+}
+
+/// Whether a shard machine's reply says that the command is another shard's.
+pub fn is_not_here(reply: &[u8]) -> bool {
+    // Nearly all replies are longer.
+    reply.len() == 1 && postcard::from_bytes(reply) == Ok(Reply::NotHere)
 }
 
 /// Reads the answer to a [`ClusterCall`].

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     coordinator::status::{Cluster, Coordinators},
     error::Error,
-    ids::{GroupId, NodeId, WorkerId},
+    ids::{GroupId, NodeId, Position, WorkerId},
     peer::{CallError, Lane, Peer},
 };
 
@@ -123,6 +123,19 @@ impl Router {
     pub async fn coordinators(&self, deadline: Instant) -> Result<Coordinators, Error> {
         match self.coordinate(ClusterCall::Coordinators, deadline).await? {
             ClusterAnswer::Coordinators(coordinators) => Ok(coordinators),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// Splits a shard, at the middle if it is not said where: the new shard and where it begins.
+    pub async fn split(
+        &self,
+        group: GroupId,
+        at: Option<Position>,
+        deadline: Instant,
+    ) -> Result<(GroupId, Position), Error> {
+        match self.coordinate(ClusterCall::Split { group, at }, deadline).await? {
+            ClusterAnswer::Split { shard, at } => Ok((shard, at)),
             other => Err(other.unexpected()),
         }
     }

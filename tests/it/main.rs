@@ -19,3 +19,4 @@ mod partitioners;
 mod plan_properties;
 mod properties;
 mod scripts;
+mod split_properties;

@@ -1,6 +1,10 @@
 //! One line of the shell, in either of its forms: `PUT key value`, `put:key:value`.
 
-use crate::{cli::coordinators::Order, config::Address, ids::WorkerId};
+use crate::{
+    cli::coordinators::Order,
+    config::Address,
+    ids::{GroupId, Position, WorkerId},
+};
 
 /// What a line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +23,7 @@ pub(super) enum Line<'a> {
     Join(Address),
     Leave(Option<WorkerId>),
     Coordinators(Order),
+    Split(GroupId, Option<Position>),
     Status,
     Help,
     Exit,
@@ -76,6 +81,12 @@ fn words<'a>(command: &str, rest: &'a str, typed: &str) -> Result<Line<'a>, Stri
         ("COORDINATORS", []) => Ok(Line::Coordinators(Order::List)),
         ("COORDINATORS", [verb, which]) => coordinators(&verb.to_ascii_uppercase(), which),
         ("COORDINATORS", _) => Err(COORDINATORS.to_owned()),
+        ("SPLIT", [shard]) => Ok(Line::Split(shard_id(shard)?, None)),
+        ("SPLIT", [shard, at]) => {
+            let at = at.parse().map_err(|error| format!("'{at}': {error}"))?;
+            Ok(Line::Split(shard_id(shard)?, Some(at)))
+        }
+        ("SPLIT", _) => Err("write SPLIT SHARD, or SPLIT SHARD POSITION".to_owned()),
         ("STATUS", []) => Ok(Line::Status),
         ("HELP" | "?", _) => Ok(Line::Help),
         ("EXIT" | "QUIT", []) => Ok(Line::Exit),
@@ -93,6 +104,10 @@ fn coordinators<'a>(verb: &str, which: &str) -> Result<Line<'a>, String> {
         _ => return Err(COORDINATORS.to_owned()),
     };
     Ok(Line::Coordinators(order))
+}
+
+fn shard_id(text: &str) -> Result<GroupId, String> {
+    text.parse().map(GroupId).map_err(|_| format!("'{text}': a shard is a number; STATUS lists them"))
 }
 
 #[cfg(test)]
@@ -124,6 +139,8 @@ mod tests {
             ("COORDINATORS", Ok(Line::Coordinators(Order::List))),
             ("coordinators add h:1", Ok(Line::Coordinators(Order::Add { addr: "h:1".parse().unwrap() }))),
             ("Coordinators remove 4", Ok(Line::Coordinators(Order::Remove { which: "4".to_owned() }))),
+            ("SPLIT 3", Ok(Line::Split(GroupId(3), None))),
+            ("split 3 00000000000000ff", Ok(Line::Split(GroupId(3), Some(Position(255))))),
             ("status", Ok(Line::Status)),
             ("help", Ok(Line::Help)),
             ("EXIT", Ok(Line::Exit)),
@@ -165,6 +182,9 @@ mod tests {
                 "COORDINATORS DROP 1",
                 "write COORDINATORS, COORDINATORS ADD HOST:PORT, or COORDINATORS REMOVE ID",
             ),
+            ("SPLIT", "write SPLIT SHARD, or SPLIT SHARD POSITION"),
+            ("SPLIT x", "'x': a shard is a number; STATUS lists them"),
+            ("SPLIT 3 ff", "'ff': a position of the ring is 16 hex digits, such as 8000000000000000"),
             ("EXIT now", "EXIT takes nothing behind it"),
             ("FETCH k", "'FETCH' is no command; HELP lists them"),
             ("join:h:1", "with colons there are get:KEY, put:KEY:VALUE, update:KEY:VALUE and delete:KEY"),

@@ -55,6 +55,21 @@ async fn the_ring_tells_where_a_row_lives() {
 }
 
 #[tokio::test]
+async fn shards_are_split() {
+    let server = Server::start().await;
+    let split = async |path: &str| server.send("POST", &format!("/cluster/shards/{path}"), &[], b"").await;
+    let answer = split("1/split").await;
+    assert_eq!((answer.status, answer.json()["into"].as_u64()), (202, Some(9)));
+    let at = split("1/split?at=00000000000000ff").await;
+    assert_eq!((at.status, at.json()["at"].as_str()), (202, Some("00000000000000ff")));
+    split("1/split?at=0000000000000000").await.problem(409);
+    split("1/split?at=ff").await.problem(400);
+    split("2/split").await.problem(404);
+    split("0/split").await.problem(400);
+    split("x/split").await.problem(400);
+}
+
+#[tokio::test]
 async fn workers_are_drained_and_removed() {
     let server = Server::start().await;
     let drain = async |method: &str, id: &str| {

@@ -60,6 +60,8 @@ struct State {
 /// See the module.
 pub(crate) struct Model(Mutex<State>);
 
+type Split = Result<(GroupId, Position), Error>;
+
 impl Model {
     /// A cluster of shards that begin at these positions, and three workers.
     pub(crate) fn new(partitioner: Partitioner, starts: &[u64]) -> Arc<Self> {
@@ -124,7 +126,7 @@ impl Model {
     }
 
     /// Splits a shard in two behind the front-end's back.
-    pub(crate) fn split(&self, at: u64) {
+    pub(crate) fn part(&self, at: u64) {
         let mut state = self.0.lock();
         let mut map = state.real.as_deref().unwrap().clone();
         map.epoch.0 += 1;
@@ -182,7 +184,7 @@ impl Model {
         let mut state = self.0.lock();
         let group = match target {
             Target::Row(row) => state.group_of_rows(&[row])?,
-            Target::Group(group) => {
+            Target::Shard(group, _) => {
                 // A shard that was split answers only for the map that the asker has.
                 if state.seen.as_ref().map(|map| map.epoch) != state.real.as_ref().map(|map| map.epoch) {
                     state.seen = state.real.clone();
@@ -206,6 +208,14 @@ impl Model {
         }
         let now = state.now;
         Ok(state.groups.values().any(|group| group.rows(table, now).next().is_some()))
+    }
+
+    pub(crate) async fn split(&self, shard: GroupId, at: Option<Position>, _: Instant) -> Split {
+        match (shard.0, at.unwrap_or(Position(8))) {
+            (1, Position(0)) => Err(Error::Refused("a shard is split behind its start".into())),
+            (1, at) => Ok((GroupId(9), at)),
+            _ => Err(Error::NotFound(format!("there is no shard {shard}"))),
+        }
     }
 
     pub(crate) fn locate(&self, row: &str) -> Option<Located> {
@@ -411,6 +421,7 @@ fn map(partitioner: Partitioner, starts: &[u64], first_group: u64) -> Map {
         group: GroupId(first_group + index as u64),
         replicas: vec![NodeId(4), NodeId(5), NodeId(6)],
         formed: true,
+        parent: None,
     };
     Map {
         epoch: Epoch(1),
@@ -425,6 +436,7 @@ fn map(partitioner: Partitioner, starts: &[u64], first_group: u64) -> Map {
             replace_after_ms: 60_000,
             request_timeout_ms: 5_000,
             max_value_bytes: 64 << 10,
+            split_size_bytes: 0,
         },
         coordinators: BTreeMap::new(),
         workers: (4..7).map(|index| (NodeId(index), worker(index))).collect(),

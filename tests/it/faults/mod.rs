@@ -6,3 +6,4 @@ mod kill;
 mod majority;
 mod pause;
 mod retry;
+mod splits;

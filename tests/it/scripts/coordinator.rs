@@ -1,9 +1,10 @@
 //! The scripts of the coordinators' state machine and of the plan.
 //!
 //! ```text
-//! found [replication=N] [shards=N] [coordinators=N] [cluster=N]
+//! found [replication=N] [shards=N] [split_size=BYTES] [coordinators=N] [cluster=N]
 //! join ID [store=N] [addr=ADDR] [zone=ZONE] [node=N] [replace=yes]
 //! ping ID ADDR, drain ID, undrain ID, remove ID, formed GROUP…
+//! split GROUP POSITION [epoch=N]           in hex
 //! place [epoch=N] START:NODE,NODE… …      START is the shard's number, 1 the first; new ones: START:new:NODE,…
 //! seat ADDR [store=N] [among=N,…]          a coordinator is added
 //! unseat NODE [among=N,…]                  and removed; among: those that the map has, unless told
@@ -18,6 +19,7 @@
 //! waited MS                                how long the first worker has waited
 //! lead NODE GROUP…                         who leads; voters and learners stay
 //! voters GROUP NODE,…, learners GROUP NODE,…, leaderless GROUP…
+//! size GROUP BYTES [old]                   of its arc in the map, or of the one before the last split
 //! plan [moves=N] [per_worker=N] [transfers=N]     the next steps
 //! act …                                    the same, and applies what they propose
 //! settle                                   shards without a report get their primary as leader, members
@@ -83,6 +85,11 @@ impl Coordinators {
                 self.apply(&Command::Ping { id, addr })
             }
             "place" => self.place(&mut words),
+            "split" => {
+                let (group, at) = (GroupId(words.number()), position(words.next()));
+                let epoch = words.named_number("epoch").map_or_else(|| self.map().epoch, Epoch);
+                self.apply(&Command::Split { epoch, group, at })
+            }
             "formed" => {
                 let groups = words.rest().iter().map(|group| GroupId(group.parse().unwrap())).collect();
                 self.apply(&Command::Formed { groups })
@@ -137,6 +144,7 @@ impl Coordinators {
             Reply::Joined { node, epoch, .. } => format!("joined as node {node}, epoch {epoch}"),
             Reply::Refused(sentence) => format!("refused: {sentence}"),
             Reply::Unknown(sentence) => format!("unknown: {sentence}"),
+            Reply::Split { shard, epoch } => format!("split off shard {shard}, epoch {epoch}"),
         };
         format!("{shown}\n{}", show_changed(&changed))
     }
@@ -152,6 +160,7 @@ impl Coordinators {
             replace_after_ms: 60_000,
             request_timeout_ms: 5_000,
             max_value_bytes: 8 << 20,
+            split_size_bytes: words.named_number("split_size").unwrap_or(0),
         };
         let coordinators = (1..=words.named_number("coordinators").unwrap_or(3))
             .map(|node| {
@@ -196,7 +205,7 @@ impl Coordinators {
                 let replicas = nodes(replicas);
                 if is_new {
                     let start = Position((number as u64 - 1) << 62);
-                    (start, Shard { group: Shard::UNNUMBERED, replicas, formed: false })
+                    (start, Shard { group: Shard::UNNUMBERED, replicas, formed: false, parent: None })
                 } else {
                     let (start, shard) = map.shards.iter().nth(number - 1).unwrap();
                     (*start, Shard { replicas, ..shard.clone() })
@@ -239,13 +248,29 @@ impl Coordinators {
                     self.seen(group).leader = Some(leader);
                 }
             }
+            "size" => {
+                let (group, bytes) = (GroupId(words.number()), words.number());
+                let (start, shard) = self.state.shard(group).unwrap();
+                let (arc, is_child) = (self.map().span(start), shard.parent.is_some());
+                let has_split =
+                    is_child || self.map().shards.values().any(|shard| shard.parent == Some(group));
+                let seen = self.seen(group);
+                seen.bytes = Some(bytes);
+                seen.arc = has_split.then_some(arc);
+                if words.rest() == ["old"] {
+                    seen.arc = None;
+                }
+            }
             "leaderless" => {
                 for group in groups(words) {
                     self.seen(group).leader = None;
                 }
             }
-            "voters" => self.seen(GroupId(words.number())).voters = nodes(words.next()),
-            "learners" => self.seen(GroupId(words.number())).learners = nodes(words.next()),
+            "voters" | "learners" => {
+                let (group, nodes) = (GroupId(words.number()), nodes(words.next()));
+                let seen = self.seen(group);
+                *if verb == "voters" { &mut seen.voters } else { &mut seen.learners } = nodes;
+            }
             _ => panic!("no such command: {verb}"),
         }
     }
@@ -322,7 +347,7 @@ impl Coordinators {
                             })
                             .count();
                     }
-                    Step::Propose(_) => {}
+                    Step::Propose(_) | Step::Split { .. } => {}
                     Step::TransferLeader { group, to } => {
                         transfers += 1;
                         self.seen(*group).leader = Some(*to);
@@ -374,8 +399,14 @@ impl Coordinators {
         }
         for (start, shard) in &map.shards {
             let formed = if shard.formed { "" } else { ", not formed" };
-            writeln!(shown, "shard {} at {start}: {}{formed}", shard.group, show_nodes(&shard.replicas))
-                .unwrap();
+            let parent = shard.parent.map_or(String::new(), |parent| format!(", from shard {parent}"));
+            writeln!(
+                shown,
+                "shard {} at {start}: {}{parent}{formed}",
+                shard.group,
+                show_nodes(&shard.replicas)
+            )
+            .unwrap();
         }
         for (id, pinged) in self.state.pinged() {
             writeln!(shown, "pinged: {id} at {}", pinged.addr).unwrap();
@@ -420,11 +451,19 @@ impl Coordinators {
             .unwrap();
         }
         for a_move in &cluster.moves {
+            if let Some(into) = a_move.into {
+                writeln!(shown, "splitting shard {} into {into}, too", a_move.shard).unwrap();
+                continue;
+            }
             let (adding, removing) = (names(&a_move.adding), names(&a_move.removing));
             writeln!(shown, "moving shard {}: adding {adding}; removing {removing}", a_move.shard).unwrap();
         }
         shown
     }
+}
+
+fn position(hex: &str) -> Position {
+    Position(u64::from_str_radix(hex, 16).unwrap())
 }
 
 fn nodes(list: &str) -> Vec<NodeId> {
@@ -455,6 +494,7 @@ fn show_steps(steps: &[Step]) -> String {
             Step::TransferLeader { group, to } => {
                 writeln!(shown, "transfer shard {group} to node {to}").unwrap()
             }
+            Step::Split { group } => writeln!(shown, "split shard {group}").unwrap(),
         }
     }
     if shown.is_empty() { "nothing to do\n".to_owned() } else { shown }
