@@ -46,6 +46,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// … up to this.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a question that any replica could answer waits for the leader's better answer.
+const LEADER_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
+
 /// How fresh an answer must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consistency {
@@ -266,13 +269,23 @@ impl Router {
         }
     }
 
-    /// Whether any shard has a cell in this table, asked of any replica.
+    /// Whether any shard has a cell in this table. A shard whose leader does not answer soon is asked
+    /// at any replica, which may not know of the newest writes.
     pub async fn table_exists(&self, table: &str, deadline: Instant) -> Result<bool, Error> {
         loop {
             let map = self.map().ok_or_else(no_shards)?;
             let asked = map.arcs().map(|(arc, shard)| {
                 let query = Query::HasTable { table: table.to_owned() };
-                self.query(Target::Shard(shard.group, arc), query, Consistency::Stale, deadline)
+                let target = Target::Shard(shard.group, arc);
+                let soon = deadline.min(Instant::now() + LEADER_ANSWERS_WITHIN);
+                async move {
+                    match self.query(target, query.clone(), Consistency::Linearizable, soon).await {
+                        Err(Error::Unavailable(_)) => {
+                            self.query(target, query, Consistency::Stale, deadline).await
+                        }
+                        answer => answer,
+                    }
+                }
             });
             let mut failed = None;
             for answer in join_all(asked).await {

@@ -10,7 +10,7 @@
 //! unseat NODE [among=N,…]                  and removed; among: those that the map has, unless told
 //! group VOTERS [learners=N,…] [unsettled=yes] [alive=N,…]    what the coordinators' leader sees; alive: the voters
 //! changes                                  coordinators on their way in or out
-//! may seat ADDR [store=N], may unseat NODE
+//! may seat ADDR [store=N], may unseat NODE, may drain ID, may remove ID
 //! map, status                              the map; what GET /cluster makes of it
 //!
 //! active NODE…, silent MS NODE…            what was heard of workers
@@ -25,7 +25,6 @@
 //! settle                                   shards without a report get their primary as leader, members
 //!                                          become what the map says, transfers happen
 //! run …                                    plan, apply and settle until there is nothing to do
-//! may drain ID, may remove ID
 //! ```
 //!
 //! After every command the state is read back from its records, and the records that it said were
