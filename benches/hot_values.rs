@@ -16,20 +16,22 @@ use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache};
 use quoring::{
     clock,
-    command::{Action, Answer, Cell, Command, Condition, Query, RowOp, Value, Write},
+    command::{Action, Answer, Cell, Command, Condition, Proposal, Query, RowOp, Value, Write},
     config::Partitioner,
     consensus::{
         group::Group,
         host::Host,
-        machine::{Machine, ShardView},
+        machine::ShardView,
     },
-    ids::{GroupId, NodeId, StoreId},
+    ids::{GroupId, NodeId, Span, StoreId},
     peer::{Conn, Handler, Identity, Links, Reply},
-    shard::query,
+    shard::{Shard, query},
 };
 use raft_store::{Options, Store, types::Node};
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::SmallRng};
 use tempfile::TempDir;
+
+const SHARD: Shard = Shard { group: GroupId(1), partitioner: Partitioner::Xxh3 };
 
 const VALUE_BYTES: usize = 256;
 
@@ -70,7 +72,7 @@ async fn shard(dir: &TempDir, keys: u64) -> (Store, Arc<Host>, Arc<Group>) {
     let me = Identity { cluster: None, node: Some(NodeId(1)), store: id };
     let host = Host::new(store.clone());
     host.connect(Links::new(me, Arc::new(Nobody)).0);
-    let group = host.start(GroupId(1), NodeId(1), Machine::shard(Partitioner::Xxh3)).await.unwrap();
+    let group = host.start(SHARD.group, NodeId(1), host.shard(SHARD)).await.unwrap();
     let member = Node { addr: "127.0.0.1:1".to_owned(), store: id.0 };
     group.initialize(BTreeMap::from([(NodeId(1), member)])).await.unwrap();
     while !group.is_leader() {
@@ -87,7 +89,7 @@ async fn shard(dir: &TempDir, keys: u64) -> (Store, Arc<Host>, Arc<Group>) {
             Write { row: row(number), ops: vec![op] }
         });
         let command = Command { writes: writes.collect(), retry: None };
-        let bytes = postcard::to_stdvec(&command).unwrap().into();
+        let bytes = postcard::to_stdvec(&Proposal::Command(command)).unwrap().into();
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         group.propose(bytes, deadline).await.unwrap();
     }
@@ -97,8 +99,8 @@ async fn shard(dir: &TempDir, keys: u64) -> (Store, Arc<Host>, Arc<Group>) {
 
 fn from_store(group: &Group, query: &Query) -> Cell {
     let view = ShardView::of(group.reader()).unwrap();
-    match query::answer(&view, Partitioner::Xxh3, query, clock::now()).unwrap() {
-        Answer::Cell(cell) => cell,
+    match query::answer(&view, SHARD, Span::RING, query, clock::now()).unwrap() {
+        Some(Answer::Cell(cell)) => cell,
         other => panic!("{other:?}"),
     }
 }

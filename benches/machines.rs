@@ -22,7 +22,7 @@ use quoring::{
         placement::{self, Policy, Workers},
     },
     shard::{
-        keys, machine,
+        Shard, keys, machine,
         view::{Overlay, Writes},
     },
 };
@@ -35,6 +35,8 @@ const CELLS: u64 = 100_000;
 const VALUE_BYTES: usize = 256;
 
 const NOW: At = At(1_700_000_000_000);
+
+const SHARD: Shard = Shard { group: GroupId(1), partitioner: Partitioner::Xxh3 };
 
 type State = BTreeMap<Vec<u8>, Bytes>;
 
@@ -65,8 +67,7 @@ fn write(state: &mut State, writes: Writes) {
 fn shard() -> State {
     let mut state = State::new();
     for number in 0..CELLS {
-        let (_, writes) =
-            machine::apply(&state, Partitioner::Xxh3, &put(number, Condition::Always, None), NOW).unwrap();
+        let (_, writes) = machine::apply(&state, SHARD, &put(number, Condition::Always, None), NOW).unwrap();
         write(&mut state, writes);
     }
     state
@@ -85,7 +86,7 @@ fn apply(criterion: &mut Criterion) {
                     number += 1;
                     put(number, condition.clone(), None)
                 },
-                |command| machine::apply(&state, Partitioner::Xxh3, black_box(&command), NOW),
+                |command| machine::apply(&state, SHARD, black_box(&command), NOW),
                 BatchSize::SmallInput,
             );
         });
@@ -97,7 +98,7 @@ fn apply(criterion: &mut Criterion) {
                 number += 1;
                 put(number, Condition::Always, retry(number))
             },
-            |command| machine::apply(&state, Partitioner::Xxh3, black_box(&command), NOW),
+            |command| machine::apply(&state, SHARD, black_box(&command), NOW),
             BatchSize::SmallInput,
         );
     });
@@ -112,7 +113,7 @@ fn apply(criterion: &mut Criterion) {
                 bencher.iter(|| {
                     let mut overlay = Overlay::new(&state);
                     for command in black_box(commands) {
-                        machine::apply_to(&mut overlay, Partitioner::Xxh3, command, NOW).unwrap();
+                        machine::apply_to(&mut overlay, SHARD, command, NOW).unwrap();
                     }
                     overlay.into_writes()
                 });

@@ -7,6 +7,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::ids::{GroupId, Position, Span};
+
 /// The longest table, row or column name, in bytes of UTF-8. The shortest is 1.
 pub const MAX_NAME_BYTES: usize = 1024;
 
@@ -34,6 +36,26 @@ pub struct At(pub u64);
 
 /// A number that a shard gives to a write; it only grows. The `ETag` of a cell.
 pub type Version = u64;
+
+/// What a shard's leader may put into its log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Proposal {
+    /// A client's.
+    Command(Command),
+    /// The shard's own, as the map wants it.
+    Split(Split),
+}
+
+/// Gives the upper part of a shard's arc to a new shard, with all that is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Split {
+    /// The new shard.
+    pub child: GroupId,
+    /// Where its arc begins; it ends where the parent's did.
+    pub at: Position,
+    /// The parent's arc before, for a parent that was never split and does not know it.
+    pub arc: Span,
+}
 
 /// One change of a shard. All writes of a command lie in the same shard; each is atomic on its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +154,10 @@ pub enum Reply {
     Done(Vec<Written>),
     /// The retry key was used before with another request. Nothing happened.
     RetryMismatch,
+    /// A row of the command is not in the shard's arc any more. Nothing happened.
+    NotHere,
+    /// The answer to a [`Split`]: whether this did it; it was done before, or cannot be, if not.
+    Split(bool),
 }
 
 /// What became of one [`Write`].

@@ -78,6 +78,21 @@ impl fmt::Display for Position {
     }
 }
 
+/// Why a text is no position.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a position of the ring is 16 hex digits, such as 8000000000000000")]
+pub struct InvalidPosition;
+
+impl FromStr for Position {
+    type Err = InvalidPosition;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let parsed = is_hex.then(|| u64::from_str_radix(text, 16).ok()).flatten();
+        parsed.map(Position).ok_or(InvalidPosition)
+    }
+}
+
 impl Serialize for Position {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if serializer.is_human_readable() {
@@ -95,6 +110,46 @@ impl<'de> Deserialize<'de> for Position {
         }
         let text = String::deserialize(deserializer)?;
         u64::from_str_radix(&text, 16).map(Position).map_err(serde::de::Error::custom)
+    }
+}
+
+/// An arc `[start, end)` of the ring; an end of zero is the ring's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Span {
+    /// Where it begins.
+    pub start: Position,
+    /// The first position behind it.
+    pub end: Position,
+}
+
+impl Span {
+    /// The whole ring.
+    pub const RING: Span = Span { start: Position(0), end: Position(0) };
+
+    /// Whether a position lies in it.
+    pub fn contains(&self, position: Position) -> bool {
+        self.start <= position && self.is_before_end(position)
+    }
+
+    /// Whether all of another arc lies in it.
+    pub fn covers(&self, other: &Span) -> bool {
+        self.contains(other.start) && self.last() >= other.last()
+    }
+
+    /// Whether a position lies before its end.
+    pub fn is_before_end(&self, position: Position) -> bool {
+        position <= self.last()
+    }
+
+    /// The first position of its upper half; for an arc of one position, that.
+    pub fn middle(&self) -> Position {
+        let half = self.last().0.wrapping_sub(self.start.0) / 2 + u64::from(self.start != self.last());
+        Position(self.start.0.wrapping_add(half))
+    }
+
+    /// Its last position.
+    pub fn last(&self) -> Position {
+        Position(self.end.0.wrapping_sub(1))
     }
 }
 

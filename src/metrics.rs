@@ -29,6 +29,10 @@ pub const RAFT_GROUPS: &str = "quoring_raft_groups";
 pub const RAFT_GROUPS_LED: &str = "quoring_raft_groups_led";
 /// Log entries committed and not yet applied here, over all groups.
 pub const RAFT_UNAPPLIED_ENTRIES: &str = "quoring_raft_unapplied_entries";
+/// Shards of the map that are just being split off another one.
+pub const SHARDS_SPLITTING: &str = "quoring_shards_splitting";
+/// Shards that were split off another one, in the whole cluster, by this node's map.
+pub const SHARDS_SPLIT: &str = "quoring_shards_split";
 /// The epoch of this node's map.
 pub const MAP_EPOCH: &str = "quoring_map_epoch";
 /// 1 where the node is ready, else 0.
@@ -49,6 +53,8 @@ pub const STORE_SYNC_MAX_SECONDS: &str = "quoring_store_sync_max_seconds";
 pub const STORE_APPLIES_TOTAL: &str = "quoring_store_applies_total";
 /// Snapshots received and installed.
 pub const STORE_SNAPSHOTS_INSTALLED_TOTAL: &str = "quoring_store_snapshots_installed_total";
+/// Shards that came into being here by a split.
+pub const STORE_FORKS_TOTAL: &str = "quoring_store_forks_total";
 /// Memory of the block cache.
 pub const STORE_BLOCK_CACHE_BYTES: &str = "quoring_store_block_cache_bytes";
 /// Reads of a key that ended in a memtable.
@@ -145,6 +151,18 @@ pub const METRICS: &[Metric] = &[
         unit: Unit::Count,
         help: "Log entries committed and not yet applied here.",
     },
+    Metric {
+        name: SHARDS_SPLIT,
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "Shards of the cluster that were split off another one, by this node's map.",
+    },
+    Metric {
+        name: SHARDS_SPLITTING,
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "Of these, those that are just being split off and have no leader yet.",
+    },
     Metric { name: MAP_EPOCH, kind: Kind::Gauge, unit: Unit::Count, help: "The epoch of this node's map." },
     Metric { name: READY, kind: Kind::Gauge, unit: Unit::Count, help: "1 where the node is ready, else 0." },
     Metric {
@@ -194,6 +212,12 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         unit: Unit::Count,
         help: "Snapshots received and installed.",
+    },
+    Metric {
+        name: STORE_FORKS_TOTAL,
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Shards that came into being here by a split, without a copy.",
     },
     Metric {
         name: STORE_BLOCK_CACHE_BYTES,

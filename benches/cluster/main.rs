@@ -3,11 +3,13 @@
 //! Rounds alternate between three members of etcd and a cluster of three coordinators and three
 //! workers, one system at a time, each from an empty directory; which goes first alternates too. In
 //! each round every load runs on both by way of `quoring bench`; what is shown are medians over the
-//! rounds, and their ratios.
+//! rounds, and their ratios. With `--outages`, what is measured is how long writers are held up when
+//! a leader goes.
 
 #![allow(missing_docs)]
 
 mod loads;
+mod outage;
 mod summary;
 mod systems;
 
@@ -19,6 +21,7 @@ use std::{
 };
 
 use clap::Parser;
+use rustix::process::Signal;
 
 use crate::{
     loads::{LOADS, Load, PUT_RATES},
@@ -47,6 +50,9 @@ struct Options {
     /// Only loads whose names hold this
     #[arg(long)]
     only: Option<String>,
+    /// Instead of the loads: take the leader away so many times, once killed and once stopped
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    outages: Option<u32>,
     /// Shards of the cluster
     #[arg(long, default_value_t = 16)]
     shards: u32,
@@ -68,7 +74,12 @@ fn main() -> ExitCode {
     if !std::env::args().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
-    match compare(&Options::parse()) {
+    let options = Options::parse();
+    let measured = match options.outages {
+        Some(times) => outages(&options, times),
+        None => compare(&options),
+    };
+    match measured {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("cluster: {error}");
@@ -89,14 +100,7 @@ fn compare(options: &Options) -> Result<(), Error> {
         for name in names {
             eprintln!("round {} of {}: {name}", round + 1, options.rounds);
             let dir = tempfile::TempDir::new_in(&options.dir)?;
-            match (name, &etcd) {
-                ("etcd", Some(binary)) => measure(options, &Etcd::start(binary, dir.path())?, &mut runs)?,
-                ("quoring", _) => {
-                    let system = Quoring::start(dir.path(), options.shards, options.workers_only)?;
-                    measure(options, &system, &mut runs)?;
-                }
-                _ => return Err(format!("--systems: '{name}' is neither etcd nor quoring").into()),
-            }
+            measure(options, &*start(options, name, etcd.as_deref(), dir.path())?, &mut runs)?;
             // A run that is cut short has shown something, too.
             let summary = Summary::new(&runs, etcd.as_deref())?;
             fs::write(&options.json, serde_json::to_vec_pretty(&summary)?)?;
@@ -104,6 +108,30 @@ fn compare(options: &Options) -> Result<(), Error> {
     }
     println!("{}", Summary::new(&runs, etcd.as_deref())?.text());
     println!("All runs are in {}.", options.json.display());
+    Ok(())
+}
+
+fn start(options: &Options, name: &str, etcd: Option<&Path>, dir: &Path) -> Result<Box<dyn System>, Error> {
+    match (name, etcd) {
+        ("etcd", Some(binary)) => Ok(Box::new(Etcd::start(binary, dir)?)),
+        ("quoring", _) => Ok(Box::new(Quoring::start(dir, options.shards, options.workers_only)?)),
+        _ => Err(format!("--systems: '{name}' is neither etcd nor quoring").into()),
+    }
+}
+
+/// How long writers are held up when a leader is killed, and when it is stopped.
+fn outages(options: &Options, times: u32) -> Result<(), Error> {
+    let etcd = options.systems.iter().any(|system| system == "etcd").then(|| etcd(options)).transpose()?;
+    let mut all = Vec::new();
+    for name in &options.systems {
+        for (how, signal) in [("killed", Signal::KILL), ("stopped", Signal::TERM)] {
+            let dir = tempfile::TempDir::new_in(&options.dir)?;
+            let mut system = start(options, name, etcd.as_deref(), dir.path())?;
+            all.push(outage::measure(&mut *system, how, signal, times)?);
+        }
+    }
+    println!("{}", outage::HEAD);
+    all.iter().for_each(|outages| println!("{outages}"));
     Ok(())
 }
 

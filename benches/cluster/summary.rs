@@ -40,15 +40,18 @@ impl Runs {
 
 /// A figure over all rounds.
 #[derive(Debug, Serialize)]
-struct Spread {
-    median: f64,
-    least: f64,
-    most: f64,
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) least: f64,
+    pub(crate) most: f64,
 }
 
 impl Spread {
     fn new(runs: &[Value], pointer: &str) -> Option<Spread> {
-        let mut values: Vec<f64> = runs.iter().filter_map(|run| run.pointer(pointer)?.as_f64()).collect();
+        Spread::of(runs.iter().filter_map(|run| run.pointer(pointer)?.as_f64()).collect())
+    }
+
+    pub(crate) fn of(mut values: Vec<f64>) -> Option<Spread> {
         values.sort_by(f64::total_cmp);
         let (least, most) = (*values.first()?, *values.last()?);
         let median = f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2]);

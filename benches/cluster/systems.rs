@@ -10,6 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
 use crate::Error;
 
 /// How long a system may take to be ready.
@@ -26,6 +29,17 @@ pub(crate) trait System {
     fn words(&self) -> Vec<String>;
 
     fn dir(&self) -> &Path;
+
+    /// Sends a signal to a node that leads: to another one each time, where there are several.
+    fn take_leader(&mut self, time: u32, signal: Signal) -> Result<(), Error>;
+
+    /// Starts again what was taken, and returns when the system is whole.
+    fn heal(&mut self) -> Result<(), Error>;
+}
+
+fn send(child: u32, signal: Signal) -> Result<(), Error> {
+    let pid = i32::try_from(child).ok().and_then(Pid::from_raw).ok_or("a process has no number")?;
+    Ok(kill_process(pid, signal)?)
 }
 
 /// Ports that nobody listens on at the moment.
@@ -49,6 +63,7 @@ pub(crate) fn version(program: &Path, flag: &str) -> io::Result<String> {
 pub(crate) struct Etcd {
     dir: PathBuf,
     client_ports: [u16; 3],
+    commands: Vec<Command>,
     members: Vec<Child>,
 }
 
@@ -59,11 +74,13 @@ impl Etcd {
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let cluster: Vec<_> =
             peer_ports.iter().enumerate().map(|(member, port)| format!("m{member}={}", url(*port))).collect();
-        let mut etcd = Etcd { dir: dir.to_owned(), client_ports, members: Vec::new() };
+        let (commands, members) = (Vec::new(), Vec::new());
+        let mut etcd = Etcd { dir: dir.to_owned(), client_ports, commands, members };
         for (member, (client, peer)) in client_ports.iter().zip(peer_ports).enumerate() {
             let name = format!("m{member}");
             let log = File::create(dir.join(format!("{name}.log")))?;
-            let child = Command::new(binary)
+            let mut command = Command::new(binary);
+            command
                 .args(["--name", &name])
                 .arg("--data-dir")
                 .arg(dir.join(&name))
@@ -72,15 +89,21 @@ impl Etcd {
                 .args(["--initial-cluster", &cluster.join(","), "--initial-cluster-state", "new"])
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)
-                .stderr(log)
-                .spawn()?;
-            etcd.members.push(child);
+                .stderr(log);
+            etcd.members.push(command.spawn()?);
+            etcd.commands.push(command);
         }
+        etcd.wait()?;
+        Ok(etcd)
+    }
+
+    /// Returns when every member is healthy.
+    fn wait(&mut self) -> Result<(), Error> {
         let deadline = Instant::now() + START_TIMEOUT;
-        for (member, port) in client_ports.iter().enumerate() {
+        for (member, port) in self.client_ports.iter().enumerate() {
             while !is_healthy(*port) {
-                let log = dir.join(format!("m{member}.log"));
-                if let Some(status) = etcd.members[member].try_wait()? {
+                let log = self.dir.join(format!("m{member}.log"));
+                if let Some(status) = self.members[member].try_wait()? {
                     let end = fs::read_to_string(log)?;
                     let end = end.lines().last().unwrap_or_default();
                     return Err(format!("etcd has ended ({status}): {end}").into());
@@ -91,12 +114,28 @@ impl Etcd {
                 pause();
             }
         }
-        Ok(etcd)
+        Ok(())
+    }
+
+    /// The member that leads, as `etcdctl`, which lies beside etcd, tells.
+    fn leader(&self) -> Result<usize, Error> {
+        let etcdctl = Path::new(self.commands[0].get_program()).with_file_name("etcdctl");
+        for (member, port) in self.client_ports.iter().enumerate() {
+            let endpoint = format!("http://127.0.0.1:{port}");
+            let words = ["--endpoints", &endpoint, "endpoint", "status", "--write-out", "json"];
+            let output = Command::new(&etcdctl).args(words).output()?;
+            let status: Value = serde_json::from_slice(&output.stdout)?;
+            let status = &status[0]["Status"];
+            if status["leader"].is_u64() && status["leader"] == status["header"]["member_id"] {
+                return Ok(member);
+            }
+        }
+        Err("no member of etcd says that it leads".into())
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "whether etcd is healthy, only asking can tell")]
-fn pause() {
+pub(crate) fn pause() {
     std::thread::sleep(POLL_INTERVAL);
 }
 
@@ -128,6 +167,19 @@ impl System for Etcd {
 
     fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    fn take_leader(&mut self, _time: u32, signal: Signal) -> Result<(), Error> {
+        send(self.members[self.leader()?].id(), signal)
+    }
+
+    fn heal(&mut self) -> Result<(), Error> {
+        for (member, command) in self.members.iter_mut().zip(&mut self.commands) {
+            if member.try_wait()?.is_some() {
+                *member = command.spawn()?;
+            }
+        }
+        self.wait()
     }
 }
 
@@ -182,13 +234,19 @@ impl Quoring {
                 return Err(format!("quoring up has ended ({}): {}", up.wait()?, why.trim()).into());
             }
         }
-        let quoring = Quoring { dir: dir.to_owned(), servers, up, _said: said };
-        // All nodes run: this only waits until every shard has a leader.
-        let waited = Command::new(program).args(["up", "--wait", "--config"]).arg(&config).output()?;
-        if !waited.status.success() {
-            return Err(String::from_utf8_lossy(&waited.stderr).trim().to_owned().into());
-        }
+        let mut quoring = Quoring { dir: dir.to_owned(), servers, up, _said: said };
+        quoring.heal()?;
         Ok(quoring)
+    }
+
+    fn command(&self, words: &[&str]) -> Result<Vec<u8>, Error> {
+        let config = self.dir.join("cluster.toml");
+        let program = env!("CARGO_BIN_EXE_quoring");
+        let output = Command::new(program).args(words).arg("--config").arg(config).output()?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned().into());
+        }
+        Ok(output.stdout)
     }
 }
 
@@ -206,16 +264,28 @@ impl System for Quoring {
     fn dir(&self) -> &Path {
         &self.dir
     }
+
+    /// Every worker leads some shards.
+    fn take_leader(&mut self, time: u32, signal: Signal) -> Result<(), Error> {
+        let status: Value = serde_json::from_slice(&self.command(&["status", "--json"])?)?;
+        let nodes = status["nodes"].as_array().ok_or("quoring status lists no nodes")?;
+        let workers: Vec<_> = nodes.iter().filter(|node| node["role"] == "worker").collect();
+        let pid = workers[time as usize % workers.len()]["pid"].as_u64().ok_or("a worker does not run")?;
+        send(u32::try_from(pid)?, signal)
+    }
+
+    fn heal(&mut self) -> Result<(), Error> {
+        self.command(&["up", "--detach", "--wait"])?;
+        Ok(())
+    }
 }
 
 impl Drop for Quoring {
     fn drop(&mut self) {
-        if let Ok(pid) = i32::try_from(self.up.id())
-            && let Some(pid) = rustix::process::Pid::from_raw(pid)
-        {
-            // It may have ended already; it was not waited for, so the number is still its own.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
+        // It may have ended already; it was not waited for, so the number is still its own.
+        let _ = send(self.up.id(), Signal::TERM);
         let _ = self.up.wait();
+        // Nodes that were started again are not its own.
+        let _ = self.command(&["down"]);
     }
 }

@@ -1,7 +1,8 @@
 //! The data instance: the applied state of all groups, without a WAL, in one column family.
 //!
 //! A group's cells live in a *space*, a number that is local to this node and names a contiguous
-//! range of keys; a group gets a new space with every snapshot that it installs. The group's record
+//! range of keys; a group gets a new space with every snapshot that it installs, and shares its own
+//! with the groups forked from it (`fork.rs`). The group's record
 //! `{space, applied, membership}` is written in the same batch as the cells. RocksDB flushes whole
 //! batches in the order of their writing, so whatever is on disk after a crash is the state at some
 //! earlier applied log id, exactly, and openraft applies the log again from there.
@@ -19,6 +20,8 @@
 //!   would not keep them.) So a reader sees the state before or after the switch, never a mix and
 //!   never a false absence.
 //! - A space's number is larger than any on disk when the store was opened, and used once.
+//! - Groups that share a space hold the same [`Space`]. To doom it while another of them is there
+//!   does no harm: it is deleted when the last one has let go.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -32,6 +35,7 @@ use rocksdb::{DB, IngestExternalFileOptions, ReadOptions, WriteBatch};
 
 use crate::entry;
 use crate::error::StoreError;
+use crate::fork::Owner;
 use crate::health::Health;
 use crate::keys::{DataKey, space_file_end};
 use crate::types::{LogId, SnapshotMeta, StoredMembership};
@@ -44,17 +48,27 @@ pub(crate) struct Space {
     pub(crate) id: u64,
     /// To be deleted when the last holder lets go.
     doomed: AtomicBool,
+    /// Where the search for cells that no group owns goes on; `None` where there can be none.
+    litter: Mutex<Option<Vec<u8>>>,
     retired: Retired,
 }
 
 impl Space {
     fn new(id: u64, retired: Retired) -> Space {
-        Space { id, doomed: AtomicBool::new(false), retired }
+        Space { id, doomed: AtomicBool::new(false), litter: Mutex::new(None), retired }
     }
 
     /// Sets whether its cells are deleted when the last holder lets go.
     pub(crate) fn doom(&self, doomed: bool) {
         self.doomed.store(doomed, Ordering::Release);
+    }
+
+    pub(crate) fn litter(&self) -> Option<Vec<u8>> {
+        self.litter.lock().clone()
+    }
+
+    pub(crate) fn set_litter(&self, next: Option<Vec<u8>>) {
+        *self.litter.lock() = next;
     }
 }
 
@@ -85,8 +99,8 @@ pub(crate) struct DataGroup {
     /// Held while the record changes, and to read record and cells at one moment.
     pub(crate) commit: Mutex<()>,
     shown: RwLock<Shown>,
-    /// A state machine is in use.
-    pub(crate) in_use: AtomicBool,
+    /// A state machine is in use, or a fork makes the group.
+    in_use: AtomicBool,
 }
 
 struct Shown {
@@ -97,6 +111,8 @@ struct Shown {
     durable_end: u64,
     /// There is a record on disk, or in a memtable.
     has_record: bool,
+    /// Which cells of the space are the group's; `None` until a machine has said it.
+    owner: Option<Owner>,
 }
 
 impl DataGroup {
@@ -114,6 +130,23 @@ impl DataGroup {
 
     pub(crate) fn has_record(&self) -> bool {
         self.shown.read().has_record
+    }
+
+    /// Makes the caller the only one that may change the group; false if there is one already.
+    pub(crate) fn claim(&self) -> bool {
+        !self.in_use.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn release(&self) {
+        self.in_use.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        self.shown.read().owner.clone()
+    }
+
+    pub(crate) fn set_owner(&self, owner: Owner) {
+        self.shown.write().owner = Some(owner);
     }
 
     /// Shows what a batch has written. `commit` is held.
@@ -150,6 +183,7 @@ pub(crate) struct DataCounters {
     pub(crate) apply_bytes: AtomicU64,
     pub(crate) flushes: AtomicU64,
     pub(crate) installs: AtomicU64,
+    pub(crate) forks: AtomicU64,
 }
 
 impl Data {
@@ -165,8 +199,12 @@ impl Data {
         let named: BTreeSet<u64> = records.values().map(|(space, _)| *space).collect();
         let largest = on_disk.iter().chain(&named).max().copied();
         let retired = Retired::default();
+        let mut spaces = BTreeMap::<u64, Arc<Space>>::new();
         let groups = records.into_iter().map(|(id, (space, applied))| {
-            let space = Space::new(space, retired.clone());
+            let make = || Arc::new(Space::new(space, retired.clone()));
+            let space = spaces.entry(space).or_insert_with(make).clone();
+            // What was known about it did not survive.
+            space.set_litter(Some(Vec::new()));
             (id, Arc::new(make_group(id, space, applied, true)))
         });
         let data = Data {
@@ -197,13 +235,23 @@ impl Data {
             return group.clone();
         }
         let mut groups = self.groups.write();
-        let make = || Arc::new(make_group(id, self.new_space(), Applied::default(), false));
+        let make = || Arc::new(make_group(id, Arc::new(self.new_space()), Applied::default(), false));
         groups.entry(id).or_insert_with(make).clone()
     }
 
     /// Groups that have applied or installed anything.
     pub(crate) fn alive(&self) -> Vec<u64> {
         self.groups.read().values().filter(|group| group.has_record()).map(|group| group.id).collect()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<DataGroup>> {
+        self.groups.read().values().cloned().collect()
+    }
+
+    /// The groups that have a space, in the order of their numbers.
+    pub(crate) fn holders(&self, space: u64) -> Vec<Arc<DataGroup>> {
+        let holds = |group: &&Arc<DataGroup>| group.space().is_ok_and(|held| held.id == space);
+        self.groups.read().values().filter(holds).cloned().collect()
     }
 
     /// Writes one batch. The group's `commit` is held.
@@ -219,8 +267,8 @@ impl Data {
         let _one = self.flushing.lock();
         self.health.check()?;
         // Taken before the flush begins: each was shown after its batch was in the memtable.
-        let groups: Vec<_> = self.groups.read().values().cloned().collect();
-        let marks: Vec<_> = groups
+        let marks: Vec<_> = self
+            .all()
             .into_iter()
             .filter_map(|group| group.last_applied().map(|last| (group, last.index)))
             .filter(|(group, index)| !group.is_durable(*index))
@@ -275,6 +323,7 @@ impl Data {
         };
         self.flush()?;
         old.doom(true);
+        old.set_litter(Some(Vec::new()));
         drop(old);
         self.counters.installs.fetch_add(1, Ordering::Relaxed);
         self.sweep()
@@ -306,6 +355,7 @@ impl Data {
         self.flush()?;
         if let Some(space) = space {
             space.doom(true);
+            space.set_litter(Some(Vec::new()));
         }
         self.sweep()
     }
@@ -325,9 +375,9 @@ impl Data {
     }
 }
 
-fn make_group(id: u64, space: Space, applied: Applied, has_record: bool) -> DataGroup {
+fn make_group(id: u64, space: Arc<Space>, applied: Applied, has_record: bool) -> DataGroup {
     let durable_end = applied.last.as_ref().map_or(0, |last| last.index + 1);
-    let shown = Shown { space: Some(Arc::new(space)), applied, durable_end, has_record };
+    let shown = Shown { space: Some(space), applied, durable_end, has_record, owner: None };
     DataGroup { id, commit: Mutex::new(()), shown: RwLock::new(shown), in_use: AtomicBool::new(false) }
 }
 

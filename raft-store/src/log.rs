@@ -165,6 +165,13 @@ impl LogGroup {
         has_log || (self.vote().is_some() && !self.tombstone.load(Ordering::Relaxed))
     }
 
+    /// True if nothing was ever here: no entry, no vote, and no replica that was dropped.
+    pub(crate) fn is_untouched(&self) -> bool {
+        let state = self.state.lock();
+        let has_log = state.last.is_some() || state.committed.is_some() || state.dropped;
+        !has_log && self.vote().is_none() && !self.tombstone.load(Ordering::Relaxed)
+    }
+
     /// Takes entries that follow the log; they can be read when this returns.
     pub(crate) fn append(
         self: &Arc<Self>,

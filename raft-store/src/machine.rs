@@ -16,6 +16,7 @@ use openraft::{EntryPayload, OptionalSend};
 
 use crate::data::{Applied, DataGroup, blocking, encode_record};
 use crate::error::{Fatal, StoreError};
+use crate::fork::{self, Owner};
 use crate::keys::DataKey;
 use crate::read::View;
 use crate::snapshot::{Sink, SnapshotData, Source};
@@ -44,6 +45,12 @@ pub trait Machine: Send + Sync + 'static {
     /// The writes of the commands applied so far can be read by others now. The replies to these
     /// commands go out after this.
     fn committed(&mut self) {}
+
+    /// Which keys of the space are the group's own. Asked after [`Machine::reload`] and after each
+    /// [`Machine::apply`]; all of them, unless the group was forked or is a fork.
+    fn owned(&self) -> Owner {
+        None
+    }
 }
 
 /// A group's state machine for openraft. One per group at a time.
@@ -55,7 +62,7 @@ pub struct StateMachine<M> {
 
 impl<M: Machine> StateMachine<M> {
     pub(crate) fn open(store: Arc<Inner>, group: Arc<DataGroup>, machine: M) -> Result<Self, StoreError> {
-        if group.in_use.swap(true, Ordering::AcqRel) {
+        if !group.claim() {
             return Err(StoreError::InUse(group.id));
         }
         let mut opened = StateMachine { store, group, machine };
@@ -73,7 +80,9 @@ impl<M: Machine> StateMachine<M> {
 
     fn reload(&mut self) -> Result<(), Fatal> {
         let view = View::new(self.store.data.clone(), self.group.space()?);
-        self.machine.reload(&view)
+        self.machine.reload(&view)?;
+        self.group.set_owner(self.machine.owned());
+        Ok(())
     }
 
     /// Writes the batch with the group's record, shows it, and answers.
@@ -81,10 +90,24 @@ impl<M: Machine> StateMachine<M> {
         {
             let _commit = self.group.commit.lock();
             let space = self.group.space()?;
-            let mut batch = txn.into_batch();
+            let forks = txn.forks;
+            let (mut batch, births) = txn.into_parts();
             batch.put(DataKey::Record(self.group.id).encode(), encode_record(space.id, applied));
+            let born = || births.iter().filter_map(|birth| Some((&birth.group, birth.base.as_ref()?)));
+            for (child, base) in born() {
+                batch.put(DataKey::Record(child.id).encode(), encode_record(space.id, base));
+            }
             self.store.data.write(batch)?;
+            for (child, base) in born() {
+                // Its commit lock guards nothing yet: nobody can open it while it is claimed.
+                child.show(base.clone(), Some(space.clone()));
+                self.store.data.counters.forks.fetch_add(1, Ordering::Relaxed);
+            }
             self.group.show(applied.clone(), None);
+            self.group.set_owner(self.machine.owned());
+            if forks {
+                space.set_litter(Some(Vec::new()));
+            }
         }
         self.machine.committed();
         for (responder, replies) in waiting.drain(..) {
@@ -97,13 +120,13 @@ impl<M: Machine> StateMachine<M> {
     fn source(&self) -> Result<Source, StoreError> {
         let _commit = self.group.commit.lock();
         let view = View::new(self.store.data.clone(), self.group.space()?);
-        Ok(Source::new(self.group.id, self.group.applied().meta(), view))
+        Ok(Source::new(self.group.id, self.group.applied().meta(), view, self.machine.owned()))
     }
 }
 
 impl<M> Drop for StateMachine<M> {
     fn drop(&mut self) {
-        self.group.in_use.store(false, Ordering::Release);
+        self.group.release();
     }
 }
 
@@ -131,7 +154,7 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
         let space = self.group.space()?;
         let mut applied = self.group.applied();
         let mut waiting = Waiting::new();
-        let mut txn = Txn::new(&store.data.db, space.id);
+        let mut txn = Txn::new(&store, space.id);
         let mut pending = false;
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
@@ -145,7 +168,11 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
             let replies = match entry.payload {
                 EntryPayload::Blank => Replies::default(),
                 EntryPayload::Normal(command) => {
-                    self.machine.apply(&mut txn, &command.0, responder.is_some()).map_err(stop)?
+                    let replies = self.machine.apply(&mut txn, &command.0, responder.is_some());
+                    for birth in txn.births.iter_mut().filter(|birth| birth.base.is_none()) {
+                        birth.base = Some(fork::base(&entry.log_id, &applied.membership));
+                    }
+                    replies.map_err(stop)?
                 }
                 EntryPayload::Membership(membership) => {
                     applied.membership = Arc::new(StoredMembership::new(Some(entry.log_id), membership));
@@ -155,7 +182,7 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
             waiting.extend(responder.map(|responder| (responder, replies)));
             pending = true;
             if txn.bytes() >= BATCH_MAX_BYTES {
-                let full = std::mem::replace(&mut txn, Txn::new(&store.data.db, space.id));
+                let full = std::mem::replace(&mut txn, Txn::new(&store, space.id));
                 self.commit(full, &applied, &mut waiting)?;
                 pending = false;
             }

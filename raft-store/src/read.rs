@@ -53,12 +53,22 @@ impl Reader {
         self.group.last_applied()
     }
 
-    /// About how many bytes the group's state takes on disk; what is only in memory is not counted.
+    /// About how many bytes the group's space takes on disk; what is only in memory is not counted,
+    /// and what shares the space is ([`Reader::sizes_bytes`]).
     pub fn size_bytes(&self) -> Result<u64, StoreError> {
         let space = self.group.space()?;
         let (from, to) = (DataKey::Cell(space.id, &[]).encode(), DataKey::space_end(space.id));
         let sizes = self.data.db.get_approximate_sizes(&[Range::new(&from, &to)]);
         Ok(sizes.first().copied().unwrap_or(0))
+    }
+
+    /// The same of ranges of keys, each without its end.
+    pub fn sizes_bytes(&self, ranges: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<u64>, StoreError> {
+        let space = self.group.space()?;
+        let encode = |key: &Vec<u8>| DataKey::Cell(space.id, key).encode();
+        let keys: Vec<_> = ranges.iter().map(|(from, to)| (encode(from), encode(to))).collect();
+        let ranges: Vec<_> = keys.iter().map(|(from, to)| Range::new(from, to)).collect();
+        Ok(self.data.db.get_approximate_sizes(&ranges))
     }
 }
 

@@ -27,6 +27,7 @@ use uuid::Uuid;
 use crate::chunk::{CHUNK_BYTES, Chunk, Position, put_cell};
 use crate::data::{DataGroup, Space, blocking};
 use crate::error::StoreError;
+use crate::fork::{Owner, Run};
 use crate::keys::DataKey;
 use crate::read::View;
 use crate::store::Inner;
@@ -51,11 +52,12 @@ pub struct Source {
     group: u64,
     meta: SnapshotMeta,
     view: View,
+    owner: Owner,
 }
 
 impl Source {
-    pub(crate) fn new(group: u64, meta: SnapshotMeta, view: View) -> Source {
-        Source { id: Uuid::new_v4().as_u64_pair().0, group, meta, view }
+    pub(crate) fn new(group: u64, meta: SnapshotMeta, view: View, owner: Owner) -> Source {
+        Source { id: Uuid::new_v4().as_u64_pair().0, group, meta, view, owner }
     }
 
     /// Names the snapshot. A transfer can be resumed only from the source it began with.
@@ -73,7 +75,7 @@ impl Source {
         &self.meta
     }
 
-    /// The content itself.
+    /// The state that it is of, and what shares its space.
     pub fn view(&self) -> &View {
         &self.view
     }
@@ -86,14 +88,32 @@ impl Source {
 
     fn read(&self, position: &Position) -> Result<Chunk, StoreError> {
         // The smallest key behind `after`.
-        let from = position.after.as_ref().map_or_else(Vec::new, |after| [after.as_ref(), &[0]].concat());
+        let mut from = position.after.as_ref().map_or_else(Vec::new, |after| [after.as_ref(), &[0]].concat());
         let mut body = Vec::new();
-        for cell in self.view.scan(&from, None) {
-            let (key, value) = cell?;
-            put_cell(&key, &value, &mut body);
-            if body.len() >= CHUNK_BYTES {
-                return Ok(Chunk::new(self.id, position.seq, false, body.into()));
+        'runs: loop {
+            let mut run: Option<Run> = None;
+            for cell in self.view.scan(&from, None) {
+                let (key, value) = cell?;
+                if let Some(owned) = &self.owner {
+                    let is_over = |run: &Run| run.end.as_ref().is_some_and(|end| *end <= key);
+                    if run.as_ref().is_none_or(is_over) {
+                        run = Some(owned.run(&key));
+                    }
+                    match &run {
+                        Some(Run { owned: false, end: Some(end) }) => {
+                            from.clone_from(end);
+                            continue 'runs;
+                        }
+                        Some(Run { owned: false, end: None }) => break 'runs,
+                        _ => {}
+                    }
+                }
+                put_cell(&key, &value, &mut body);
+                if body.len() >= CHUNK_BYTES {
+                    return Ok(Chunk::new(self.id, position.seq, false, body.into()));
+                }
             }
+            break;
         }
         Ok(Chunk::new(self.id, position.seq, true, body.into()))
     }

@@ -36,6 +36,8 @@ pub struct Stats {
     pub flushes_total: u64,
     /// Snapshots installed.
     pub installs_total: u64,
+    /// Groups that came into being by a fork.
+    pub forks_total: u64,
     /// Memory held by the block cache, in bytes.
     pub block_cache_bytes: u64,
     /// Reads of a key that ended in a memtable of the data.

@@ -49,6 +49,13 @@ pub(crate) struct Inner {
     pub(crate) engines: Engines,
 }
 
+impl Inner {
+    /// Whether the log knows nothing of a group, not even that it was here.
+    pub(crate) fn has_no_log(&self, group: u64) -> bool {
+        self.logs.get(group).is_none_or(|log| log.is_untouched())
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         self.writer.close();
@@ -137,6 +144,13 @@ impl Store {
         inner.writer.push([Op { group: Some(successor), change: Change::Dropped, done: Done::Lazy }])
     }
 
+    /// Removes what forked groups have left behind in spaces that they shared: looks at `most` ranges
+    /// of a space, and goes on there the next time; how many were removed. To be called now and then.
+    /// Blocks.
+    pub fn trim(&self, most: usize) -> Result<usize, StoreError> {
+        self.inner.data.trim(most)
+    }
+
     /// The vote of a group's replica here as it is on the disk: what this node has promised so far,
     /// also where it has no replica any more. Set before whoever asked for the vote is answered.
     pub fn vote(&self, group: u64) -> Option<Vote> {
@@ -174,6 +188,7 @@ impl Store {
             apply_bytes_total: inner.data.counters.apply_bytes.load(Ordering::Relaxed),
             flushes_total: inner.data.counters.flushes.load(Ordering::Relaxed),
             installs_total: inner.data.counters.installs.load(Ordering::Relaxed),
+            forks_total: inner.data.counters.forks.load(Ordering::Relaxed),
             block_cache_bytes: inner.engines.cache.get_usage() as u64,
             memtable_hits_total: count(Ticker::MemtableHit),
             memtable_misses_total: count(Ticker::MemtableMiss),

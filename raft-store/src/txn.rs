@@ -11,8 +11,10 @@ use rocksdb::{DB, WriteBatch};
 
 use crate::data;
 use crate::error::StoreError;
+use crate::fork::Birth;
 use crate::keys::DataKey;
 use crate::read::{Masks, Overlay, Scan, mask_over, scan_options};
+use crate::store::Inner;
 
 /// Cells that `delete_range` deletes one by one. More become one range tombstone, which costs every
 /// later reader of its neighbourhood.
@@ -20,17 +22,36 @@ const POINT_DELETES_MAX: usize = 128;
 
 /// A group's state with the writes of the running `apply` call.
 pub struct Txn<'a> {
+    store: &'a Inner,
     db: &'a DB,
     space: u64,
     batch: WriteBatch,
     /// `None` is a deletion.
     writes: BTreeMap<Vec<u8>, Option<Bytes>>,
     masks: Masks,
+    pub(crate) births: Vec<Birth>,
+    /// A fork was asked for: the group may own less from now on.
+    pub(crate) forks: bool,
 }
 
 impl<'a> Txn<'a> {
-    pub(crate) fn new(db: &'a DB, space: u64) -> Txn<'a> {
-        Txn { db, space, batch: WriteBatch::default(), writes: BTreeMap::new(), masks: Masks::new() }
+    pub(crate) fn new(store: &'a Inner, space: u64) -> Txn<'a> {
+        let db = &*store.data.db;
+        let (batch, births) = (WriteBatch::default(), Vec::new());
+        Txn { store, db, space, batch, writes: BTreeMap::new(), masks: Masks::new(), births, forks: false }
+    }
+
+    /// Lets group `child` come into being with this command, as a second owner of this group's space
+    /// (`fork.rs`): the machine writes what is the child's alone, and owns no longer what is the
+    /// child's from now on. False where the child is here already and has another space, or was
+    /// here before: then it gets its state from elsewhere, and only the latter is to be done.
+    pub fn fork(&mut self, child: u64) -> bool {
+        self.forks = true;
+        // Claimed first: nobody opens the group between the looks at its log and at its state.
+        let born = Birth::claim(&self.store.data, child).filter(|_| self.store.has_no_log(child));
+        let is_born = born.is_some();
+        self.births.extend(born);
+        is_born
     }
 
     /// Size of the batch, in bytes.
@@ -39,8 +60,8 @@ impl<'a> Txn<'a> {
     }
 
     /// The writes, for the database.
-    pub(crate) fn into_batch(self) -> WriteBatch {
-        self.batch
+    pub(crate) fn into_parts(self) -> (WriteBatch, Vec<Birth>) {
+        (self.batch, self.births)
     }
 
     /// The value of a key.

@@ -36,6 +36,7 @@ pub(super) struct Connection {
     /// Any node of the cluster, or several: the next is asked where one fails
     #[arg(
         long,
+        global = true,
         value_name = "URL,…",
         value_delimiter = ',',
         env = "QUORING_SERVER",
@@ -43,7 +44,7 @@ pub(super) struct Connection {
     )]
     server: Vec<String>,
     /// How long to wait for the answer
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     timeout: Duration,
 }
 

@@ -4,6 +4,7 @@
 //! `node`); here it is only asked for and shown.
 
 mod bench;
+mod coordinators;
 mod data;
 mod exit;
 mod local;
@@ -54,6 +55,7 @@ enum Command {
     Down(local::Down),
     Status(local::Status),
     Coordinator(nodes::Coordinator),
+    Coordinators(coordinators::Coordinators),
     Worker(nodes::Worker),
     Get(data::Get),
     #[command(visible_alias = "set")]
@@ -87,6 +89,7 @@ pub fn main() -> ExitCode {
             Command::Down(down) => down.run(),
             Command::Status(status) => status.run(),
             Command::Coordinator(coordinator) => coordinator.run(),
+            Command::Coordinators(coordinators) => coordinators.run(),
             Command::Worker(worker) => worker.run(),
             Command::Get(get) => get.run(),
             Command::Put(put) => put.run(),

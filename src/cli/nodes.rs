@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::Failure;
 use crate::{
-    config::{Address, Config, Node, NodeArgs},
+    config::{Address, Config, Founders, Node, NodeArgs},
     launcher::{self, PidFile},
     node, units,
 };
@@ -56,12 +56,15 @@ fn cache(text: &str) -> Result<u64, String> {
 /// Run a coordinator: a member of the group that keeps the map of the cluster
 ///
 /// The first start of the coordinators founds the cluster, with the [cluster] settings of
-/// cluster.toml. Runs until SIGTERM or ^C.
+/// cluster.toml. With --join it founds none: it waits until it is added to a running one (quoring
+/// coordinators add). A coordinator that has a directory goes by what that says. Runs until SIGTERM
+/// or ^C.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     quoring coordinator 7001\n  \
     quoring coordinator 7001 --dir /var/lib/quoring --listen 10.0.0.1 \\\n      \
-    --peers 10.0.0.1:7001,10.0.0.2:7001,10.0.0.3:7001 --config cluster.toml")]
+    --peers 10.0.0.1:7001,10.0.0.2:7001,10.0.0.3:7001 --config cluster.toml\n  \
+    quoring coordinator 7004 --dir /var/lib/quoring --join")]
 pub(super) struct Coordinator {
     /// The one port of this node
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
@@ -73,6 +76,9 @@ pub(super) struct Coordinator {
     /// this port is one of them, else only this one]
     #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',')]
     peers: Vec<Address>,
+    /// Found no cluster: wait, not ready, to be added to one that is running
+    #[arg(long, conflicts_with = "peers")]
+    join: bool,
     /// The settings to found the cluster with [default: ./cluster.toml, where there is one]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -88,7 +94,12 @@ impl Coordinator {
             None => None,
         };
         let args = self.common.args(self.port);
-        let node = Node::coordinator(&args, self.dir, self.peers, config.as_ref()).map_err(Failure::Usage)?;
+        let founders = match (self.join, self.peers.is_empty()) {
+            (true, _) => Founders::None,
+            (false, true) => Founders::Default,
+            (false, false) => Founders::Peers(self.peers),
+        };
+        let node = Node::coordinator(&args, self.dir, founders, config.as_ref()).map_err(Failure::Usage)?;
         run(node, &self.common)
     }
 }

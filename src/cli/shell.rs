@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use self::parse::{Line, parse};
 use super::{
+    coordinators,
     data::{self, Connection},
     exit::{Failure, say, write_out},
     show,
@@ -35,6 +36,10 @@ LIST [TABLE]                           the keys, or the rows of a table
 JOIN HOST:PORT                         have the waiting worker there join this cluster
 LEAVE [ID]                             move everything off a worker, then take it out;
                                        without an id, the node this shell is connected to
+COORDINATORS                           the members of the coordinator group
+COORDINATORS ADD HOST:PORT             bring the empty coordinator there into the group
+COORDINATORS REMOVE ID                 take a coordinator, by number or HOST:PORT, out of it
+SPLIT SHARD [POSITION]                 make two shards of one, at the middle or there
 STATUS                                 the coordinators, workers and shards
 HELP                                   this
 EXIT, QUIT                             leave
@@ -49,7 +54,7 @@ const LEAVE_POLL: Duration = Duration::from_millis(500);
 /// How long a draining worker may stand still before the shell gives up.
 const LEAVE_STALLED: Duration = Duration::from_secs(60);
 
-/// Type commands to a cluster: GET, PUT, UPDATE, DELETE, LIST, JOIN, LEAVE, STATUS, HELP, EXIT
+/// Type commands to a cluster: GET, PUT, UPDATE, DELETE, LIST, JOIN, LEAVE, SPLIT, COORDINATORS, STATUS, HELP, EXIT
 ///
 /// Reads commands from stdin, a line each; from a pipe without prompts, and then exits with 1 if any
 /// of them failed (a value that is not there is no failure).
@@ -169,6 +174,14 @@ async fn execute(client: &Client, line: Line<'_>) -> Result<Next, Failure> {
             say("OK")?;
         }
         Line::Leave(id) => leave(client, id).await?,
+        Line::Coordinators(order) => coordinators::carry_out(client, order).await?,
+        Line::Split(shard, at) => {
+            let split = client.split(shard, at).await?;
+            say(&format!(
+                "shard {} keeps what is before {}, shard {} the rest",
+                split.id, split.at, split.into
+            ))?;
+        }
         Line::Status => say(&show::cluster(&client.cluster().await?))?,
     }
     Ok(Next::Line)

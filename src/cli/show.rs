@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     config::Config,
-    coordinator::status::{Cluster, ShardStatus},
+    coordinator::status::{Cluster, Coordinators, Seat, ShardStatus},
     launcher::Status,
 };
 
@@ -88,19 +88,31 @@ pub(super) fn status(status: &Status) -> String {
     text
 }
 
+/// The coordinator group, its members and who is on the way in or out.
+pub(super) fn coordinators(group: &Coordinators) -> String {
+    let members = group.members.iter().map(|(node, addr)| {
+        let role = if group.leader == Some(*node) {
+            "leader".to_owned()
+        } else if let Some(change) = group.changes.iter().find(|change| change.node == *node) {
+            let behind = change.behind.map(|behind| format!(", {behind} entries behind")).unwrap_or_default();
+            format!("being added{behind}")
+        } else if group.silent.contains(node) {
+            "does not answer".to_owned()
+        } else {
+            "member".to_owned()
+        };
+        vec![node.to_string(), addr.clone(), role]
+    });
+    let leaving = group.changes.iter().filter(|change| change.change == Seat::Removing);
+    let leaving =
+        leaving.map(|change| vec![change.node.to_string(), "-".to_owned(), "being removed".to_owned()]);
+    table(&["COORDINATOR", "ADDR", "ROLE"], &members.chain(leaving).collect::<Vec<_>>())
+}
+
 /// What `STATUS` in the shell shows.
 pub(super) fn cluster(cluster: &Cluster) -> String {
     let mut text = format!("cluster {}, map epoch {}\n\n", cluster.name, cluster.epoch);
-    let rows: Vec<_> = cluster
-        .coordinators
-        .members
-        .iter()
-        .map(|(node, addr)| {
-            let role = if cluster.coordinators.leader == Some(*node) { "leader" } else { "-" };
-            vec![addr.clone(), role.to_owned()]
-        })
-        .collect();
-    text.push_str(&table(&["COORDINATOR", "ROLE"], &rows));
+    text.push_str(&coordinators(&cluster.coordinators));
     text.push('\n');
     let rows: Vec<_> = cluster
         .workers

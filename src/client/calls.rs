@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{Client, Error, IDEMPOTENCY_KEY, Key, Request, Response, text, url::Path};
 use crate::{
     command::{Condition, Version},
-    coordinator::status::Cluster,
+    coordinator::status::{Cluster, Coordinators},
     error::Outcome,
-    ids::{GroupId, Position, WorkerId},
+    ids::{GroupId, NodeId, Position, WorkerId},
     units,
 };
 
@@ -32,6 +32,17 @@ pub struct Got {
     pub content_type: Option<String>,
     /// For stale reads, where known: an upper bound of its age.
     pub staleness_ms: Option<u64>,
+}
+
+/// A shard that was split.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Split {
+    /// The shard.
+    pub id: GroupId,
+    /// The new one.
+    pub into: GroupId,
+    /// Where the new one begins.
+    pub at: Position,
 }
 
 /// What a write may say beside the value.
@@ -149,6 +160,19 @@ pub struct Located {
     pub replicas: Vec<WorkerId>,
 }
 
+/// What became of a coordinator.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Seated {
+    /// Its number.
+    pub node: NodeId,
+    /// `host:port`.
+    pub addr: String,
+    /// The member with a lost directory whose place it takes.
+    pub replaces: Option<NodeId>,
+    /// Whether the group's members have changed already; else they are about to.
+    pub done: bool,
+}
+
 #[derive(Deserialize)]
 struct Tables {
     tables: Vec<String>,
@@ -182,6 +206,12 @@ impl Client {
 
     async fn order(&self, method: Method, path: Path) -> Result<(), Error> {
         self.send(Request::new(method, path.finish())).await.map(drop)
+    }
+
+    async fn seated(&self, method: Method, path: Path) -> Result<Seated, Error> {
+        let response = self.send(Request::new(method, path.finish())).await?;
+        serde_json::from_slice(&response.body)
+            .map_err(|error| Error::misunderstood(self.server(), error, Outcome::Unknown))
     }
 
     fn written(&self, response: &Response) -> Result<Version, Error> {
@@ -289,9 +319,35 @@ impl Client {
         self.order(if draining { Method::POST } else { Method::DELETE }, path).await
     }
 
+    /// Makes two shards of one, at the middle if it is not said where; the new one, and where it begins.
+    pub async fn split(&self, shard: GroupId, at: Option<Position>) -> Result<Split, Error> {
+        let path = Path::new().segment("cluster").segment("shards").segment(&shard.to_string());
+        let path = path.segment("split").query(&[("at", at.map(|at| at.to_string()))]);
+        let response = self.send(Request::new(Method::POST, path.finish())).await?;
+        serde_json::from_slice(&response.body)
+            .map_err(|error| Error::misunderstood(self.server(), error, Outcome::Unknown))
+    }
+
     /// Takes a worker out for good.
     pub async fn remove(&self, id: &WorkerId) -> Result<(), Error> {
         self.order(Method::DELETE, Path::new().segment("cluster").segment("workers").segment(id.as_str()))
+            .await
+    }
+
+    /// The coordinator group.
+    pub async fn coordinators(&self) -> Result<Coordinators, Error> {
+        self.json(Path::new().segment("cluster").segment("coordinators")).await
+    }
+
+    /// Brings the running, empty coordinator at `host:port` into the group.
+    pub async fn add_coordinator(&self, addr: &str) -> Result<Seated, Error> {
+        let path = Path::new().segment("cluster").segment("coordinators");
+        self.seated(Method::POST, path.query(&[("addr", Some(addr.to_owned()))])).await
+    }
+
+    /// Takes a coordinator, by its number or its `host:port`, out of the group for good.
+    pub async fn remove_coordinator(&self, which: &str) -> Result<Seated, Error> {
+        self.seated(Method::DELETE, Path::new().segment("cluster").segment("coordinators").segment(which))
             .await
     }
 

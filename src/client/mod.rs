@@ -31,7 +31,7 @@ use hyper_util::{
 use tokio::time::{Instant, timeout_at};
 
 pub use self::{
-    calls::{Column, Got, KeyEntry, Keys, Located, PutOptions, Row, Rows, ScanOptions},
+    calls::{Column, Got, KeyEntry, Keys, Located, PutOptions, Row, Rows, ScanOptions, Seated},
     error::Error,
     url::{InvalidServer, Key, Server},
 };

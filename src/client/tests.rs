@@ -92,6 +92,14 @@ async fn calls_become_requests_and_answers_values() {
     client.delete(Key::Cell { table: "t", row: "r", column: "c" }).await.unwrap();
     client.drain(&"w1".parse().unwrap(), false).await.unwrap();
     client.join("h:1").await.unwrap();
+    let (splitter, split_notes) =
+        self::server(202, &[], "{\"id\": 3, \"into\": 17, \"at\": \"00000000000000ff\"}").await;
+    let splitter = self::client(&[&splitter]);
+    let split = splitter.split(crate::ids::GroupId(3), Some(crate::ids::Position(255))).await.unwrap();
+    assert_eq!((split.into, split.at), (crate::ids::GroupId(17), crate::ids::Position(255)));
+    splitter.split(crate::ids::GroupId(3), None).await.unwrap();
+    let expected = ["POST /cluster/shards/3/split?at=00000000000000ff", "POST /cluster/shards/3/split"];
+    assert_eq!(seen(&split_notes), expected);
     let expected = [
         "GET /kv/k",
         "GET /kv/k?consistency=stale",

@@ -78,6 +78,8 @@ pub struct Cluster {
     pub request_timeout: Option<Field<String>>,
     /// `max_value`
     pub max_value: Option<Field<String>>,
+    /// `split_size`
+    pub split_size: Option<Field<String>>,
     /// `cache`
     pub cache: Option<Field<String>>,
 }
@@ -128,11 +130,12 @@ fn cluster(source: Source<'_>, table: &DeTable<'_>) -> Result<Cluster, Error> {
             "replace_after" => cluster.replace_after = Some(entry.text("cluster.replace_after")?),
             "request_timeout" => cluster.request_timeout = Some(entry.text("cluster.request_timeout")?),
             "max_value" => cluster.max_value = Some(entry.text("cluster.max_value")?),
+            "split_size" => cluster.split_size = Some(entry.text("cluster.split_size")?),
             "cache" => cluster.cache = Some(entry.text("cluster.cache")?),
             _ => {
                 return Err(entry.unknown(
                     "[cluster] knows name, replication, shards, partitioner, data_dir, ping_interval, \
-                     inactive_after, replace_after, request_timeout, max_value and cache",
+                     inactive_after, replace_after, request_timeout, max_value, split_size and cache",
                 ));
             }
         }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     file::Error,
-    node::{Address, InvalidAddress, Node, NodeArgs, Role},
+    node::{Address, Founders, InvalidAddress, Node, NodeArgs, Role},
 };
 
 /// The `[cluster]` settings, committed to the coordinator group when the cluster is founded.
@@ -40,6 +40,8 @@ pub struct Settings {
     pub request_timeout_ms: u64,
     /// The largest value, bytes.
     pub max_value_bytes: u64,
+    /// A shard with so much data on disk is split, bytes; zero for never.
+    pub split_size_bytes: u64,
 }
 
 impl Settings {
@@ -57,6 +59,10 @@ impl Settings {
     pub const MAX_REQUEST_TIMEOUT_MS: u64 = 600_000;
     /// The largest `max_value`, as large as a batch: both become one log entry.
     pub const MAX_VALUE_BYTES: u64 = crate::command::MAX_BATCH_BYTES as u64;
+    /// The smallest `split_size` but for zero: sizes on disk are known by the block and the file.
+    pub const MIN_SPLIT_SIZE_BYTES: u64 = 1 << 20;
+    /// The largest `split_size`.
+    pub const MAX_SPLIT_SIZE_BYTES: u64 = 1 << 40;
 }
 
 impl Default for Settings {
@@ -71,6 +77,7 @@ impl Default for Settings {
             replace_after_ms: 60_000,
             request_timeout_ms: 5_000,
             max_value_bytes: 8 << 20,
+            split_size_bytes: 512 << 20,
         }
     }
 }

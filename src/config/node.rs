@@ -35,7 +35,8 @@ pub struct Node {
 pub enum Role {
     /// A member of the coordinator group.
     Coordinator {
-        /// Every coordinator that founds the cluster, this one too, without duplicates.
+        /// Every coordinator that founds the cluster, this one too, without duplicates; none: wait to be
+        /// added to a cluster that is there.
         peers: Vec<Address>,
     },
     /// A keeper of data.
@@ -60,6 +61,17 @@ pub struct NodeArgs {
     pub cache_bytes: Option<u64>,
 }
 
+/// Who founds the cluster that a coordinator belongs to, where it does not belong to one yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Founders {
+    /// Those of `cluster.toml` if this port is one of them, else this coordinator alone.
+    Default,
+    /// These.
+    Peers(Vec<Address>),
+    /// Nobody: the cluster is there, and this coordinator waits to be added to it.
+    None,
+}
+
 impl NodeArgs {
     /// Where a node listens unless told otherwise: requests are not authenticated, so that nothing
     /// but this machine reaches a node which was not told to be reached.
@@ -77,29 +89,31 @@ impl NodeArgs {
 }
 
 impl Node {
-    /// A coordinator. `peers` is empty where none were named: then they are those of `config` if it
-    /// has this port, else this coordinator is the only one. `dir` defaults to the one that `up`
-    /// would use. The sentence of an error says what to change.
+    /// A coordinator. `founders` are those that found the cluster; none where it is to join one that
+    /// is there. `dir` defaults to the one that `up` would use. The sentence of an error says what to
+    /// change.
     pub fn coordinator(
         args: &NodeArgs,
         dir: Option<PathBuf>,
-        peers: Vec<Address>,
+        founders: Founders,
         config: Option<&Config>,
     ) -> Result<Node, String> {
         let listed = config.filter(|config| config.coordinators.contains(&args.port));
-        let mut peers = match (peers.is_empty(), listed) {
-            (true, Some(config)) => config.coordinator_addresses(),
-            (_, _) => peers,
+        let joins = founders == Founders::None;
+        let mut peers = match (founders, listed) {
+            (Founders::Peers(peers), _) => peers,
+            (Founders::Default, Some(config)) => config.coordinator_addresses(),
+            (Founders::Default | Founders::None, _) => Vec::new(),
         };
         let advertise = match (&args.advertise, peers.is_empty()) {
             (Some(advertise), _) => advertise.clone(),
             (None, true) => args.reachable().ok_or_else(advertise_needed)?,
             (None, false) => find_self(args, &peers)?,
         };
-        if peers.is_empty() {
+        if peers.is_empty() && !joins {
             peers.push(advertise.clone());
         }
-        if !peers.contains(&advertise) {
+        if !joins && !peers.contains(&advertise) {
             return Err(format!("--peers must name every coordinator, this one ({advertise}) too"));
         }
         if let Some(twice) = peers.iter().enumerate().find(|(i, peer)| peers[..*i].contains(peer)) {

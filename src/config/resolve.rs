@@ -96,6 +96,7 @@ impl Resolver<'_> {
                 default.max_value_bytes,
                 &(1..=Settings::MAX_VALUE_BYTES),
             )?,
+            split_size_bytes: self.split_size_bytes(&typed.split_size, default.split_size_bytes)?,
         };
         self.in_order(
             ("ping_interval", &typed.ping_interval, settings.ping_interval_ms),
@@ -160,6 +161,19 @@ impl Resolver<'_> {
         let (min, max) =
             (units::format_duration_ms(*allowed.start()), units::format_duration_ms(*allowed.end()));
         Err(self.wrong(field, format!("must be {min} to {max}, is {}", field.value)))
+    }
+
+    fn split_size_bytes(&self, typed: &Option<Field<String>>, default: u64) -> Result<u64, Error> {
+        let Some(field) = typed else { return Ok(default) };
+        let bytes =
+            units::parse_size_bytes(&field.value).map_err(|error| self.wrong(field, error.to_string()))?;
+        let sizes = Settings::MIN_SPLIT_SIZE_BYTES..=Settings::MAX_SPLIT_SIZE_BYTES;
+        if bytes == 0 || sizes.contains(&bytes) {
+            return Ok(bytes);
+        }
+        let (least, most) =
+            (units::format_size_bytes(*sizes.start()), units::format_size_bytes(*sizes.end()));
+        Err(self.wrong(field, format!("must be {least} to {most}, or 0B for never, is {}", field.value)))
     }
 
     fn size_bytes(

@@ -24,7 +24,7 @@ fn every_key_is_taken() {
     let config = parse(
         "[cluster]\nname = \"x\"\nreplication = 1\nshards = 4096\npartitioner = \"ordered\"\ndata_dir = \"/d\"\n\
          ping_interval = \"100ms\"\ninactive_after = \"1s\"\nreplace_after = \"1h\"\nrequest_timeout = \"10m\"\n\
-         max_value = \"32MiB\"\ncache = \"1GiB\"\n[[coordinator]]\nport = 1\n[[worker]]\nport = 65535\nzone = \"a\"\n[[worker]]\nport = 2\n",
+         max_value = \"32MiB\"\nsplit_size = \"1GiB\"\ncache = \"1GiB\"\n[[coordinator]]\nport = 1\n[[worker]]\nport = 65535\nzone = \"a\"\n[[worker]]\nport = 2\n",
     )
     .unwrap();
     let settings = Settings {
@@ -37,6 +37,7 @@ fn every_key_is_taken() {
         replace_after_ms: 3_600_000,
         request_timeout_ms: 600_000,
         max_value_bytes: 32 << 20,
+        split_size_bytes: 1 << 30,
     };
     assert_eq!(config.settings, settings);
     assert_eq!(config.data_dir, PathBuf::from("/d"));
@@ -103,6 +104,10 @@ fn each_mistake_is_one_line_that_names_key_and_line() {
             "4: cluster.max_value: '8MB' is no size: write an integer and B, KiB, MiB or GiB, such as 8MiB",
         ),
         ("[cluster]\nmax_value = \"0B\"", "4: cluster.max_value: must be 1B to 32MiB, is 0B"),
+        (
+            "[cluster]\nsplit_size = \"1KiB\"",
+            "4: cluster.split_size: must be 1MiB to 1024GiB, or 0B for never, is 1KiB",
+        ),
         ("[cluster]\nmax_value = \"1GiB\"", "4: cluster.max_value: must be 1B to 32MiB, is 1GiB"),
         ("[cluster]\ncache = \"1023KiB\"", "4: cluster.cache: must be 1MiB to 1024GiB, is 1023KiB"),
         ("[cluster]\nname = \"\"", "4: cluster.name: must be 1 to 64 printable characters"),
@@ -111,7 +116,7 @@ fn each_mistake_is_one_line_that_names_key_and_line() {
         (
             "[cluster]\nname = \"x\"\nreplicas = 3",
             "5: cluster.replicas: unknown key; [cluster] knows name, replication, shards, partitioner, \
-             data_dir, ping_interval, inactive_after, replace_after, request_timeout, max_value and cache",
+             data_dir, ping_interval, inactive_after, replace_after, request_timeout, max_value, split_size and cache",
         ),
         (
             "[workers]\n",
@@ -170,7 +175,8 @@ fn addresses(texts: &[&str]) -> Vec<Address> {
 #[test]
 fn a_coordinator_finds_itself_among_its_peers() {
     let found = |port, listen, advertise, peers: &[&str]| {
-        Node::coordinator(&args(port, listen, advertise), None, addresses(peers), None)
+        let founders = if peers.is_empty() { Founders::Default } else { Founders::Peers(addresses(peers)) };
+        Node::coordinator(&args(port, listen, advertise), None, founders, None)
             .map(|node| node.advertise.to_string())
     };
     assert_eq!(found(7001, None, None, &[]), Ok("127.0.0.1:7001".into()));
@@ -195,14 +201,21 @@ fn a_coordinator_finds_itself_among_its_peers() {
 fn a_coordinator_of_the_file_needs_no_more_than_its_port() {
     let config =
         parse("[cluster]\nreplication = 1\n[[coordinator]]\nport = 1\n[[coordinator]]\nport = 2\n").unwrap();
-    let listed = Node::coordinator(&args(2, None, None), None, vec![], Some(&config)).unwrap();
+    let listed = Node::coordinator(&args(2, None, None), None, Founders::Default, Some(&config)).unwrap();
     let peers = addresses(&["127.0.0.1:1", "127.0.0.1:2"]);
     assert_eq!(listed.role, Role::Coordinator { peers });
     assert_eq!(listed.dir, Some("some/data/coordinator-2".into()));
     assert_eq!(listed.settings.replication, 1);
-    let other = Node::coordinator(&args(3, None, None), Some("d".into()), vec![], Some(&config)).unwrap();
+    let other =
+        Node::coordinator(&args(3, None, None), Some("d".into()), Founders::Default, Some(&config)).unwrap();
     assert_eq!(other.role, Role::Coordinator { peers: addresses(&["127.0.0.1:3"]) });
     assert_eq!(other.dir, Some("d".into()));
+    // One that joins founds nothing, even if the file has it.
+    let joins = Node::coordinator(&args(2, None, None), None, Founders::None, Some(&config)).unwrap();
+    assert_eq!(joins.role, Role::Coordinator { peers: vec![] });
+    assert_eq!(joins.advertise.as_str(), "127.0.0.1:2");
+    let everywhere = Node::coordinator(&args(2, Some("::"), None), None, Founders::None, None);
+    assert!(everywhere.unwrap_err().contains("--advertise"));
 }
 
 #[test]

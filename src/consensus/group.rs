@@ -8,18 +8,20 @@ use std::{
 
 use bytes::Bytes;
 use openraft::{
-    ChangeMembers, ServerState,
+    ChangeMembers, Instant as _, ServerState,
     async_runtime::watch::WatchReceiver,
     errors::{ClientWriteError, InitializeError, RaftError},
 };
+use parking_lot::Mutex;
 use raft_store::{
-    Reader, Store,
+    Reader, Store, StoreError,
     types::{Node, TypeConfig},
 };
 use tokio::time::Instant;
 
 use super::{
     freshness::Freshness,
+    machine::ShardView,
     proposer::Proposer,
     pulse::{self, Following, Pulse},
     reads::{Lead, Reads},
@@ -28,9 +30,9 @@ use super::{
     types::{Metrics, Raft},
 };
 use crate::{
-    config::Partitioner,
     error::Error,
-    ids::{GroupId, NodeId},
+    ids::{GroupId, NodeId, Position, Span},
+    shard::{self, Estimate, Shard},
 };
 
 /// Log entries a learner may be behind to count as caught up: what it misses is then replicated
@@ -47,11 +49,21 @@ pub struct Group {
     pub(super) freshness: Freshness,
     pub(super) following: Arc<Following>,
     pub(super) pulse: Pulse,
-    partitioner: Option<Partitioner>,
+    shard: Option<Shard>,
     store: Store,
     reader: Reader,
     proposer: Proposer,
     reads: Arc<Reads>,
+    size: Mutex<Size>,
+}
+
+/// How much data a shard has, when that was last looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// On disk, about.
+    pub bytes: u64,
+    /// Its arc at that time; `None` before its first split.
+    pub arc: Option<Span>,
 }
 
 /// What a replica knows about its group.
@@ -71,10 +83,16 @@ pub struct Status {
     pub voters: BTreeSet<NodeId>,
     /// Who only listens.
     pub learners: BTreeSet<NodeId>,
+    /// Whether it leads and a majority has its first entry: until then it may lead in name only.
+    pub settled: bool,
     /// Whether its membership is between two sets of voters.
     pub joint: bool,
+    /// Whether its membership is known to be committed.
+    pub members_committed: bool,
     /// At the leader: the last index each other member is known to have.
     pub matched: BTreeMap<NodeId, u64>,
+    /// At the leader: how long ago each other member last answered; one that never did is not there.
+    pub answered: BTreeMap<NodeId, Duration>,
     /// Why it has stopped, if it has.
     pub stopped: Option<String>,
 }
@@ -93,7 +111,7 @@ impl Group {
         id: GroupId,
         me: NodeId,
         raft: Raft,
-        partitioner: Option<Partitioner>,
+        shard: Option<Shard>,
         store: Store,
         reads: Arc<Reads>,
         gone: GoneHint,
@@ -101,7 +119,7 @@ impl Group {
     ) -> Self {
         let proposer = Proposer::new(raft.clone());
         let reader = store.reader(id.0);
-        let sessions = Sessions::default();
+        let (sessions, size) = (Sessions::default(), Mutex::default());
         let freshness = Freshness::default();
         let following = Arc::default();
         Self {
@@ -113,11 +131,12 @@ impl Group {
             freshness,
             following,
             pulse,
-            partitioner,
+            shard,
             store,
             reader,
             proposer,
             reads,
+            size,
         }
     }
 
@@ -199,9 +218,59 @@ impl Group {
         &self.reader
     }
 
-    /// For a shard: how its rows become positions.
-    pub fn partitioner(&self) -> Option<Partitioner> {
-        self.partitioner
+    /// For a shard: which one it is.
+    pub fn shard(&self) -> Option<Shard> {
+        self.shard
+    }
+
+    /// For a shard: the arc that its applied state says; `None` before its first split.
+    pub fn arc(&self) -> Result<Option<Span>, Error> {
+        let Some(shard) = self.shard else { return Ok(None) };
+        let view = ShardView::of(&self.reader).map_err(unavailable)?;
+        shard::arc(&view, shard).map_err(unavailable)
+    }
+
+    /// For a shard: how much data it had at the last [`Group::measure`].
+    pub fn size(&self) -> Size {
+        *self.size.lock()
+    }
+
+    /// For a shard: looks how much data it has on disk. Blocks.
+    pub fn measure(&self) -> Result<(), Error> {
+        let Some(shard) = self.shard else { return Ok(()) };
+        let view = ShardView::of(&self.reader).map_err(unavailable)?;
+        let arc = shard::arc(&view, shard).map_err(unavailable)?;
+        let bytes = match arc {
+            None => self.reader.size_bytes().map_err(unavailable)?,
+            Some(arc) => self.size_of(&view, arc)?,
+        };
+        *self.size.lock() = Size { bytes, arc };
+        Ok(())
+    }
+
+    fn size_of(&self, view: &ShardView, arc: Span) -> Result<u64, Error> {
+        let ranges = shard::ranges(view, arc).map_err(unavailable)?;
+        Ok(self.reader.sizes_bytes(&ranges).map_err(unavailable)?.iter().sum())
+    }
+
+    /// For a shard that keeps this arc: the position that parts its data into halves; `None` where all
+    /// of it has one position. `flush` is for what is only in memory, where there is much. Blocks.
+    pub fn middle(
+        &self,
+        arc: Span,
+        flush: impl FnOnce() -> Result<(), StoreError>,
+    ) -> Result<Option<Position>, Error> {
+        let view = ShardView::of(&self.reader).map_err(unavailable)?;
+        match shard::middle(&view, arc).map_err(unavailable)? {
+            Estimate::At(position) => Ok(Some(position)),
+            Estimate::None => Ok(None),
+            Estimate::TooMany => {
+                flush().map_err(unavailable)?;
+                let mut size =
+                    |part| self.size_of(&view, part).map_err(|error| shard::view::Fatal(error.to_string()));
+                shard::middle_of_sizes(arc, &mut size).map_err(unavailable)
+            }
+        }
     }
 
     /// A moment by which every acknowledged write is in what [`Group::reader`] shows from now on, where
@@ -223,6 +292,7 @@ impl Group {
         self.metrics(|metrics| {
             let membership = metrics.membership_config.membership();
             let matched = metrics.replication.iter().flatten();
+            let answered = metrics.heartbeat.iter().flatten();
             Status {
                 leader: metrics.current_leader.map(NodeId),
                 term: metrics.current_term,
@@ -231,7 +301,15 @@ impl Group {
                 last: metrics.last_log_index.unwrap_or(0),
                 voters: membership.voter_ids().map(NodeId).collect(),
                 learners: membership.learner_ids().map(NodeId).collect(),
+                settled: metrics.current_leader == Some(self.me.0)
+                    && metrics.state == ServerState::Leader
+                    && metrics.local_committed.is_some_and(|id| id.leader_id.term == metrics.current_term),
                 joint: membership.get_joint_config().len() > 1,
+                members_committed: metrics.membership_config.log_id()
+                    == metrics.committed_membership_config.log_id(),
+                answered: answered
+                    .filter_map(|(id, at)| at.as_ref().map(|at| (NodeId(*id), at.elapsed())))
+                    .collect(),
                 matched: matched
                     .map(|(id, log)| (NodeId(*id), log.as_ref().map_or(0, |id| id.index)))
                     .collect(),
@@ -255,6 +333,19 @@ impl Group {
         }
     }
 
+    /// At the leader: whether the group counts on a member, by a membership that was the latest one at
+    /// some time after this call began.
+    pub async fn counts_on(&self, member: NodeId, deadline: Instant) -> Result<bool, Error> {
+        if !self.is_leader() {
+            return Err(Error::NotLeader { leader: self.leader() });
+        }
+        // Who leads has every earlier membership in its log, be it committed or not.
+        self.read_barrier(deadline).await?;
+        let status = self.status();
+        let named = status.voters.contains(&member) || status.learners.contains(&member);
+        Ok(named || status.joint || !status.members_committed)
+    }
+
     /// At the leader: takes the next step towards `wanted` voters. New ones listen first; when they
     /// have caught up, the voters change through a joint configuration (dissertation, section 4.3),
     /// and whoever is not wanted leaves.
@@ -270,8 +361,11 @@ impl Group {
             return changed(added);
         }
         let caught_up = |id: &NodeId| {
+            // A learner that never answered has nothing, however short the log is.
             let matched = status.matched.get(id).copied().unwrap_or(0);
-            *id == self.me || status.voters.contains(id) || matched + CAUGHT_UP_ENTRIES >= status.last
+            *id == self.me
+                || status.voters.contains(id)
+                || (matched > 0 && matched + CAUGHT_UP_ENTRIES >= status.last)
         };
         if !target.iter().all(caught_up) {
             return Ok(Change::Underway);
@@ -300,7 +394,7 @@ impl Group {
 
     /// At the leader: gives leadership to the voter that has most of the log, and waits until it is
     /// gone, at most until the deadline. Where there is nobody else that lives, nothing happens.
-    pub(super) async fn hand_over(&self, lives: impl Fn(NodeId) -> bool, deadline: Instant) {
+    pub async fn hand_over(&self, lives: impl Fn(NodeId) -> bool, deadline: Instant) {
         let status = self.status();
         let others = status.voters.iter().filter(|id| **id != self.me && lives(**id));
         let best = others.max_by_key(|id| status.matched.get(id).copied().unwrap_or(0));
@@ -335,6 +429,10 @@ impl Group {
     pub(super) fn metrics<T>(&self, look: impl FnOnce(&Metrics) -> T) -> T {
         look(&self.raft.metrics().borrow_watched())
     }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> Error {
+    Error::Unavailable(error.to_string())
 }
 
 fn changed<T>(

@@ -9,10 +9,10 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use openraft::SnapshotPolicy;
+use openraft::{SnapshotPolicy, storage::RaftLogStorage as _};
 use parking_lot::RwLock;
 use raft_store::Store;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     freshness::ASK_TIMEOUT,
@@ -23,13 +23,14 @@ use super::{
     receive,
     snapshots::Arrivals,
     transport::{GoneHint, Transport},
-    types::Raft,
+    types::{LogId, Raft},
     wire::{self, Answer, method},
 };
 use crate::{
     error::Error,
     ids::{GroupId, NodeId},
     peer::{Conn, Lane, Links, Peer, Reply},
+    shard::Shard,
 };
 
 /// The time that openraft gives a vote request, and a new leader to flush its log, milliseconds.
@@ -57,8 +58,21 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Between the candidacies of a dead leader's followers: long enough for the first one's election.
 const TAKE_OVER_STAGGER: Duration = Duration::from_millis(60);
 
+/// Between the candidacies of the parent's leader in a new shard: the others may still have to start it.
+const STAND_PAUSE: Duration = Duration::from_millis(40);
+
+/// Candidacies in a new shard; then the ordinary timeouts take over.
+const STAND_ATTEMPTS: u32 = 25;
+
 /// Candidacies of one follower for one dead leader; then the ordinary timeouts take over.
 const TAKE_OVER_ATTEMPTS: u32 = 5;
+
+/// See [`Host::log_end`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEnd {
+    purged: Option<LogId>,
+    last: Option<LogId>,
+}
 
 /// The groups of a node.
 pub struct Host {
@@ -66,7 +80,10 @@ pub struct Host {
     pulse: Pulse,
     connected: OnceLock<(Arc<Links>, Arc<Reads>)>,
     groups: RwLock<HashMap<GroupId, Arc<Group>>>,
+    /// Held while a group starts, and while one is wiped: what is being removed must not start again.
+    lifecycle: tokio::sync::Mutex<()>,
     arrivals: Arrivals,
+    forked: Arc<Notify>,
 }
 
 impl Host {
@@ -78,7 +95,9 @@ impl Host {
             pulse: Pulse::default(),
             connected: OnceLock::new(),
             groups: RwLock::default(),
+            lifecycle: tokio::sync::Mutex::default(),
             arrivals,
+            forked: Arc::default(),
         })
     }
 
@@ -109,8 +128,19 @@ impl Host {
         self.groups.read().values().cloned().collect()
     }
 
-    /// Starts a group, or returns it where it runs already. One caller at a time.
+    /// The machine of a shard, for [`Host::start`].
+    pub fn shard(&self, shard: Shard) -> Machine {
+        Machine::shard(shard, self.forked.clone())
+    }
+
+    /// Returns when a shard here was split since the last time.
+    pub async fn forked(&self) {
+        self.forked.notified().await;
+    }
+
+    /// Starts a group, or returns it where it runs already.
     pub async fn start(&self, id: GroupId, me: NodeId, machine: Machine) -> Result<Arc<Group>, Error> {
+        let _turn = self.lifecycle.lock().await;
         if let Some(group) = self.get(id) {
             return Ok(group);
         }
@@ -119,8 +149,8 @@ impl Host {
         let (links, reads) = connected.clone();
         let gone = GoneHint::default();
         let transport = Transport { group: id, links, gone: gone.clone() };
-        let partitioner = match &machine {
-            Machine::Shard { partitioner } => Some(*partitioner),
+        let shard = match &machine {
+            Machine::Shard { shard, .. } => Some(*shard),
             Machine::Coordinator(_) => None,
         };
         let machine = self.store.machine(id.0, machine).map_err(|error| failed(&error))?;
@@ -130,7 +160,7 @@ impl Host {
             .map_err(|error| failed(&error))?;
         self.pulse.table.lock().set_me(me);
         let pulse = self.pulse.clone();
-        let group = Arc::new(Group::new(id, me, raft, partitioner, self.store.clone(), reads, gone, pulse));
+        let group = Arc::new(Group::new(id, me, raft, shard, self.store.clone(), reads, gone, pulse));
         self.groups.write().insert(id, group.clone());
         Ok(group)
     }
@@ -143,15 +173,29 @@ impl Host {
         }
     }
 
+    /// Where a replica's log ends: the same end later says that nobody has sent it anything meanwhile.
+    pub async fn log_end(&self, id: GroupId) -> Result<LogEnd, Error> {
+        let state = self.store.log(id.0).get_log_state().await;
+        let state = state.map_err(|error| Error::Unavailable(error.to_string()))?;
+        Ok(LogEnd { purged: state.last_purged_log_id, last: state.last_log_id })
+    }
+
     /// Stops a group and removes all that it has, except its vote: a replica that comes back here
-    /// later must not vote twice in one term.
-    pub async fn wipe(&self, id: GroupId) -> Result<(), Error> {
+    /// later must not vote twice in one term. Tells whether it did: where the log no longer ends at
+    /// `end`, somebody counts on this replica again, and it stays.
+    pub async fn wipe(&self, id: GroupId, end: &LogEnd) -> Result<bool, Error> {
+        let _turn = self.lifecycle.lock().await;
+        // From here on nothing more is taken, so that nothing is acknowledged behind the look.
         self.stop(id).await;
+        if self.log_end(id).await? != *end {
+            return Ok(false);
+        }
         let store = self.store.clone();
         let wiped = tokio::task::spawn_blocking(move || store.drop_group(id.0)).await;
         wiped
             .map_err(|error| Error::Unavailable(error.to_string()))?
-            .map_err(|error| Error::Unavailable(error.to_string()))
+            .map_err(|error| Error::Unavailable(error.to_string()))?;
+        Ok(true)
     }
 
     /// Whether a peer's call is for a group.
@@ -207,6 +251,20 @@ impl Host {
                 tokio::spawn(take_over(group, links, gone));
             }
         }
+    }
+
+    /// Stands for election in a group that has come into being by a split, until it has a leader.
+    pub fn stand(&self, group: Arc<Group>) {
+        tokio::spawn(async move {
+            for _ in 0..STAND_ATTEMPTS {
+                // Asks first whether the others would vote: a term that nobody grants helps nobody.
+                if group.raft.trigger().elect(true).await.is_err()
+                    || group.wait_for_leader(NodeId::default(), STAND_PAUSE).await
+                {
+                    break;
+                }
+            }
+        });
     }
 
     /// Shortens logs that have grown long. Two calls do it: the first makes the applied state

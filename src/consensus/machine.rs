@@ -6,16 +6,15 @@ use std::{ops::ControlFlow, sync::Arc};
 use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard};
 use raft_store::{Fatal, StoreError, Txn, View, types::Replies};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::batch;
 use crate::{
-    command,
-    config::Partitioner,
+    command::{Proposal, Reply},
     coordinator::{self, machine::State},
-    ids::Epoch,
+    ids::{Epoch, GroupId, Span},
     shard::{
-        self,
+        self, Shard,
         view::{Overlay, Visit},
     },
 };
@@ -24,8 +23,14 @@ use crate::{
 pub enum Machine {
     /// Cells of an arc of the ring.
     Shard {
-        /// How rows become positions, in the whole cluster.
-        partitioner: Partitioner,
+        /// Which one.
+        shard: Shard,
+        /// Its arc, as its state says; `None` before its first split.
+        arc: Option<Span>,
+        /// The arc at the last commit.
+        told: Option<Span>,
+        /// Told when a split has brought a new group into being here.
+        forked: Arc<Notify>,
     },
     /// The coordinators' map.
     Coordinator(Arc<Shared>),
@@ -33,13 +38,26 @@ pub enum Machine {
 
 impl Machine {
     /// For a shard.
-    pub fn shard(partitioner: Partitioner) -> Self {
-        Machine::Shard { partitioner }
+    pub fn shard(shard: Shard, forked: Arc<Notify>) -> Self {
+        Machine::Shard { shard, arc: None, told: None, forked }
     }
 
     /// For the coordinator group; its state can be read through `shared`.
     pub fn coordinator(shared: Arc<Shared>) -> Self {
         Machine::Coordinator(shared)
+    }
+}
+
+/// What a shard owns of the place that it shares with those it was parted from.
+struct Part {
+    group: GroupId,
+    arc: Span,
+}
+
+impl raft_store::Owned for Part {
+    fn run(&self, key: &[u8]) -> raft_store::Run {
+        let (owned, end) = shard::keys::run(key, self.group, self.arc);
+        raft_store::Run { owned, end }
     }
 }
 
@@ -81,23 +99,38 @@ impl raft_store::Machine for Machine {
         let (at, commands) = batch::split(entry).map_err(fatal)?;
         let mut replies = Vec::with_capacity(if want_replies { commands.len() } else { 0 });
         match self {
-            Machine::Shard { partitioner } => {
+            Machine::Shard { shard, arc, .. } => {
                 let below = Below(&*txn);
                 let mut state = Overlay::new(&below);
+                let mut children = Vec::new();
                 for command in &commands {
                     // What cannot be read is left out on every replica alike, and says so.
-                    let reply = match postcard::from_bytes::<command::Command>(command) {
-                        Ok(command) => {
-                            let reply = shard::machine::apply_to(&mut state, *partitioner, &command, at);
-                            encode(&reply.map_err(fatal)?)?
+                    let reply = match postcard::from_bytes(command) {
+                        Ok(Proposal::Command(command)) => {
+                            shard::machine::apply_to(&mut state, *shard, &command, at).map_err(fatal)?
                         }
-                        Err(_) => Bytes::new(),
+                        Ok(Proposal::Split(split)) => {
+                            let done = shard::split(&mut state, *shard, &split, at).map_err(fatal)?;
+                            children.extend(done.then_some(split.child));
+                            Reply::Split(done)
+                        }
+                        Err(_) => {
+                            replies.extend(want_replies.then(Bytes::new));
+                            continue;
+                        }
                     };
                     if want_replies {
-                        replies.push(reply);
+                        replies.push(encode(&reply)?);
                     }
                 }
-                for (key, value) in state.into_writes().0 {
+                if !children.is_empty() {
+                    *arc = shard::arc(&state, *shard).map_err(fatal)?;
+                }
+                let writes = state.into_writes().0;
+                // What is the child's alone is of no use where it gets its state from elsewhere.
+                children.retain(|child| !txn.fork(child.0));
+                let is_unborn = |key: &[u8]| children.iter().any(|child| shard::keys::is_own(key, *child));
+                for (key, value) in writes.into_iter().filter(|(key, _)| !is_unborn(key)) {
                     match value {
                         Some(value) => txn.put(&key, value),
                         None => txn.delete(&key),
@@ -130,6 +163,10 @@ impl raft_store::Machine for Machine {
     }
 
     fn reload(&mut self, view: &View) -> Result<(), Fatal> {
+        if let Machine::Shard { shard, arc, told, .. } = self {
+            *arc = shard::arc(&ShardView(view.clone()), *shard).map_err(fatal)?;
+            *told = *arc;
+        }
         if let Machine::Coordinator(shared) = self {
             let records: Vec<_> = view.scan(&[], None).collect::<Result<_, _>>().map_err(fatal)?;
             *shared.state.write() = State::from_records(records).map_err(fatal)?;
@@ -139,8 +176,23 @@ impl raft_store::Machine for Machine {
     }
 
     fn committed(&mut self) {
-        if let Machine::Coordinator(shared) = self {
-            shared.publish();
+        match self {
+            Machine::Shard { arc, told, forked, .. } if *told != *arc => {
+                *told = *arc;
+                forked.notify_one();
+            }
+            Machine::Shard { .. } => {}
+            Machine::Coordinator(shared) => shared.publish(),
+        }
+    }
+
+    fn owned(&self) -> raft_store::Owner {
+        match self {
+            Machine::Shard { shard, arc, .. } => {
+                let part = arc.map(|arc| Part { group: shard.group, arc });
+                part.map(|part| Arc::new(part) as Arc<dyn raft_store::Owned>)
+            }
+            Machine::Coordinator(_) => None,
         }
     }
 }

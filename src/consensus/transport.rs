@@ -212,7 +212,9 @@ async fn next_of<S: Stream<Item = AppendRequest> + Unpin>(requests: &mut Option<
 fn rpc_error(error: &CallError) -> RpcError {
     match error {
         // openraft waits before it tries again where a node is unreachable, and not otherwise.
-        CallError::NotSent(_) | CallError::Busy | CallError::Timeout => Unreachable::new(error).into(),
+        CallError::NotSent(_) | CallError::Refused(_) | CallError::Busy | CallError::Timeout => {
+            Unreachable::new(error).into()
+        }
         CallError::Broken => NetworkError::new(error).into(),
     }
 }

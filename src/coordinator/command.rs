@@ -1,7 +1,7 @@
 //! What the coordinator group is asked to change. The encoding (postcard) is part of its log's
 //! format: variants and fields are only appended (docs/FORMATS.md).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,8 @@ pub enum Command {
         addr: String,
         /// Where it stands.
         zone: Option<String>,
+        /// The number that it was given earlier; none where it never heard of one.
+        node: Option<NodeId>,
         /// Set by a leader that sees no sign of life of the worker that had this id with another
         /// store: then that one is retired.
         replace: bool,
@@ -69,6 +71,32 @@ pub enum Command {
         /// The worker.
         worker: WorkerId,
     },
+    /// A coordinator that has nothing yet becomes a member of the group, under a new number. Where
+    /// its address is a member's, it takes that one's place.
+    AddCoordinator {
+        /// `host:port`.
+        addr: String,
+        /// Its store.
+        store: StoreId,
+        /// The members that this was judged by; refused where they are others.
+        among: BTreeSet<NodeId>,
+    },
+    /// Takes a coordinator out of the group for good.
+    RemoveCoordinator {
+        /// Its number.
+        node: NodeId,
+        /// The members that this was judged by; refused where they are others.
+        among: BTreeSet<NodeId>,
+    },
+    /// Gives the upper part of a shard's arc to a new shard on the same workers.
+    Split {
+        /// The epoch of the map that it was decided by; refused where it is not the present one.
+        epoch: Epoch,
+        /// The shard.
+        group: GroupId,
+        /// Where the new one begins.
+        at: Position,
+    },
 }
 
 /// The answer to a [`Command`].
@@ -79,7 +107,7 @@ pub enum Reply {
         /// The map's epoch.
         epoch: Epoch,
     },
-    /// A worker is a node of the cluster.
+    /// A worker, or a coordinator, is a node of the cluster.
     Joined {
         /// Its number.
         node: NodeId,
@@ -90,6 +118,13 @@ pub enum Reply {
     },
     /// Nothing has changed; the sentence says why and what to do.
     Refused(String),
-    /// There is no such worker.
+    /// There is no such worker, coordinator or shard.
     Unknown(String),
+    /// There is a new shard.
+    Split {
+        /// Its group.
+        shard: GroupId,
+        /// The map's epoch.
+        epoch: Epoch,
+    },
 }

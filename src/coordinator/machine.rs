@@ -7,7 +7,8 @@
 //! Invariants:
 //! - [`Map::check`] holds after every command;
 //! - a node number is given out once, to one (worker id, store), and never again;
-//! - a (worker id, store) that was removed or retired never joins again;
+//! - who says a number when it joins is the worker that has it, or was removed and never joins again:
+//!   numbers are remembered by not being given out twice, so nobody needs to be remembered;
 //! - the replicas of a shard change only after its group is known to be formed: until then the map's
 //!   replicas are the membership that some of them may already have initialised it with.
 
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     command::At,
     config::Settings,
-    ids::{ClusterId, Epoch, GroupId, NodeId, Position, StoreId, WorkerId},
+    ids::{ClusterId, Epoch, GroupId, NodeId, Position, WorkerId},
     ring::map::{Coordinator, Map, Shard, Worker},
 };
 
@@ -29,6 +30,9 @@ pub const MAX_PINGED: usize = 10_000;
 
 /// The most workers that have joined: what placement is proven for, with room.
 pub const MAX_WORKERS: usize = 10_000;
+
+/// The most names of removed workers that are kept; they are for people only.
+pub const MAX_REMOVED: usize = 1_000;
 
 /// An id that pings and has not joined.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -46,8 +50,9 @@ pub struct State {
     pub(super) map: Option<Map>,
     /// The ids that only ping.
     pub(super) pinged: BTreeMap<WorkerId, Pinged>,
-    /// Who must not come back, and the number it had.
-    pub(super) removed: BTreeMap<(WorkerId, StoreId), NodeId>,
+    /// The last workers that were taken out, for people: until its shards have let go of one, it
+    /// stands in moves.
+    pub(super) removed: BTreeMap<NodeId, WorkerId>,
     /// The next node number to give out.
     pub(super) next_node: u64,
     /// The next group number to give out.
@@ -59,12 +64,12 @@ pub struct State {
 }
 
 /// Why a command changes nothing.
-enum Refusal {
+pub(super) enum Refusal {
     Refused(String),
     Unknown(String),
 }
 
-fn refuse<T>(sentence: impl Into<String>) -> Result<T, Refusal> {
+pub(super) fn refuse<T>(sentence: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::Refused(sentence.into()))
 }
 
@@ -79,9 +84,10 @@ impl State {
         &self.pinged
     }
 
-    /// The number that a worker had before it was removed or retired.
-    pub fn removed(&self, id: &WorkerId, store: StoreId) -> Option<NodeId> {
-        self.removed.get(&(id.clone(), store)).copied()
+    /// Whether a number was given out and is no worker's any more. It never will be again, so a state
+    /// that is behind is right about it, too.
+    pub fn expelled(&self, node: NodeId) -> bool {
+        self.map.as_ref().is_some_and(|map| node.0 < self.next_node && !map.workers.contains_key(&node))
     }
 
     /// A joined worker by its name.
@@ -103,7 +109,7 @@ impl State {
             Command::Found { cluster, settings, coordinators } => {
                 self.found(*cluster, settings, coordinators, &mut changed)
             }
-            Command::Join { id, store, addr, zone, replace } => {
+            Command::Join { id, store, addr, zone, node, replace } => {
                 let worker = Worker {
                     id: id.clone(),
                     addr: addr.clone(),
@@ -111,13 +117,18 @@ impl State {
                     zone: zone.clone(),
                     draining: false,
                 };
-                self.join(worker, *replace, &mut changed)
+                self.join(worker, *node, *replace, &mut changed)
             }
             Command::Ping { id, addr } => self.ping(id, addr, at, &mut changed),
             Command::Place { epoch, shards } => self.place(*epoch, shards, &mut changed),
             Command::Formed { groups } => self.formed(groups, &mut changed),
             Command::Drain { worker, draining } => self.drain(worker, *draining, &mut changed),
             Command::Remove { worker } => self.remove(worker, &mut changed),
+            Command::AddCoordinator { addr, store, among } => {
+                self.add_coordinator(addr, *store, among, &mut changed)
+            }
+            Command::RemoveCoordinator { node, among } => self.remove_coordinator(*node, among, &mut changed),
+            Command::Split { epoch, group, at } => self.split(*epoch, *group, *at, &mut changed),
         };
         match outcome {
             Ok(reply) => (reply, changed),
@@ -172,17 +183,18 @@ impl State {
         Ok(Reply::Done { epoch })
     }
 
-    fn join(&mut self, worker: Worker, replace: bool, changed: &mut Changed) -> Result<Reply, Refusal> {
+    fn join(
+        &mut self,
+        worker: Worker,
+        number: Option<NodeId>,
+        replace: bool,
+        changed: &mut Changed,
+    ) -> Result<Reply, Refusal> {
         let present = self.by_id.get(&worker.id).copied();
-        let removed = self.removed.contains_key(&(worker.id.clone(), worker.store));
         let map = founded(&mut self.map)?;
         let cluster = map.cluster;
-        if removed {
-            return refuse(format!(
-                "worker {} was removed from this cluster; to join again, start it on an empty directory, \
-                 as a new worker",
-                worker.id
-            ));
+        if let Some(number) = number {
+            may_be(map, number, &worker)?;
         }
         if let Some(node) = present
             && let Some(known) = map.workers.get_mut(&node)
@@ -218,8 +230,7 @@ impl State {
         if let Some(retired) = retired {
             take_out(map, retired, Some(node), changed);
             if let Some(old) = map.workers.remove(&retired) {
-                changed.add(Record::Removed(old.id.clone(), old.store));
-                self.removed.insert((old.id, old.store), retired);
+                remember(&mut self.removed, retired, old.id, changed);
             }
             changed.add(Record::Worker(retired));
         }
@@ -277,14 +288,21 @@ impl State {
         for (start, shard) in shards {
             let mut shard = shard.clone();
             match map.shards.get(start) {
-                Some(present) if present.group != shard.group || present.formed != shard.formed => {
+                Some(present)
+                    if (present.group, present.formed, present.parent)
+                        != (shard.group, shard.formed, shard.parent) =>
+                {
                     return refuse(format!("the plan takes the shard at {start} for another one"));
                 }
                 Some(present) if !present.formed && present.replicas != shard.replicas => {
                     return refuse(format!("shard {} is not formed yet, it cannot be moved", shard.group));
                 }
                 Some(_) => {}
-                None if first && shard.group == Shard::UNNUMBERED && !shard.formed => {
+                None if first
+                    && shard.group == Shard::UNNUMBERED
+                    && !shard.formed
+                    && shard.parent.is_none() =>
+                {
                     shard.group = GroupId(next_group);
                     next_group = match next_group.checked_add(1) {
                         Some(next) => next,
@@ -389,8 +407,7 @@ impl State {
         advance(map, changed);
         let epoch = map.epoch;
         if let Some(worker) = map.workers.remove(&node) {
-            changed.add(Record::Removed(worker.id.clone(), worker.store));
-            self.removed.insert((worker.id, worker.store), node);
+            remember(&mut self.removed, node, worker.id, changed);
         }
         self.by_id.remove(id);
         changed.add(Record::Worker(node));
@@ -398,7 +415,7 @@ impl State {
     }
 }
 
-fn founded(map: &mut Option<Map>) -> Result<&mut Map, Refusal> {
+pub(super) fn founded(map: &mut Option<Map>) -> Result<&mut Map, Refusal> {
     map.as_mut().ok_or_else(|| {
         Refusal::Refused("the cluster is not founded yet; wait until its coordinators are up".to_owned())
     })
@@ -408,9 +425,36 @@ fn unknown<T>(id: &WorkerId) -> Result<T, Refusal> {
     Err(Refusal::Unknown(format!("there is no worker {id}; GET /cluster lists them")))
 }
 
-fn advance(map: &mut Map, changed: &mut Changed) {
+pub(super) fn advance(map: &mut Map, changed: &mut Changed) {
     map.epoch = Epoch(map.epoch.0 + 1);
     changed.add(Record::Header);
+}
+
+/// Whether a worker that says this number is the one that got it.
+fn may_be(map: &Map, number: NodeId, worker: &Worker) -> Result<(), Refusal> {
+    match map.workers.get(&number) {
+        Some(known) if known.id == worker.id && known.store == worker.store => Ok(()),
+        Some(known) => refuse(format!(
+            "node {number} is worker {} with another id or directory; start this one on an empty directory",
+            known.id
+        )),
+        None => refuse(format!(
+            "worker {} was removed from this cluster; to join again, start it on an empty directory, as a new \
+             worker",
+            worker.id
+        )),
+    }
+}
+
+/// Notes the name of a worker that was taken out, and forgets the oldest where there are too many.
+fn remember(removed: &mut BTreeMap<NodeId, WorkerId>, node: NodeId, id: WorkerId, changed: &mut Changed) {
+    changed.add(Record::Removed(node));
+    removed.insert(node, id);
+    if removed.len() > MAX_REMOVED
+        && let Some((oldest, _)) = removed.pop_first()
+    {
+        changed.add(Record::Removed(oldest));
+    }
 }
 
 /// A worker whose disk is gone may have initialised a shard together with others that still are

@@ -3,10 +3,13 @@
 //! Not here: who leads the group, where its records are kept, how heartbeats come in, and who
 //! carries the plans out.
 
+pub mod clocks;
 pub mod command;
 pub mod leave;
 pub mod machine;
 pub mod observed;
 pub mod plan;
 pub mod records;
+pub mod seats;
+pub mod split;
 pub mod status;

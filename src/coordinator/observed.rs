@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use super::seats::Seats;
 use crate::{
     command::At,
-    ids::{GroupId, NodeId, WorkerId},
+    ids::{GroupId, NodeId, Span, WorkerId},
 };
 
 /// All that was heard of workers and shards.
@@ -24,6 +25,10 @@ pub struct Observed {
     pub coordinator_leader: Option<NodeId>,
     /// Its term.
     pub coordinator_term: u64,
+    /// The members of the coordinator group, as its leader sees them.
+    pub seats: Seats,
+    /// Log entries that the slowest coordinator being added is behind.
+    pub seats_behind: Option<u64>,
 }
 
 /// What was heard of a joined worker.
@@ -35,6 +40,8 @@ pub struct WorkerSeen {
     pub silent_for_ms: u64,
     /// When it was last heard of, by this leader's clock.
     pub last_ping: Option<At>,
+    /// By how much its clock is off, where that is too much, milliseconds.
+    pub clock_off_ms: Option<i64>,
 }
 
 /// What was heard of an id that only pings.
@@ -63,6 +70,8 @@ pub struct ShardSeen {
     pub applied: Option<u64>,
     /// The size of its data at the leader, bytes, estimated.
     pub bytes: Option<u64>,
+    /// The arc that this is the size of; `None` where the shard was never split.
+    pub arc: Option<Span>,
     /// Log entries that the slowest member being added is behind.
     pub behind: Option<u64>,
 }

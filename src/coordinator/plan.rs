@@ -4,8 +4,8 @@
 //! replicas by itself (add a learner, wait until it has caught up, joint change), so a change of the
 //! coordinators' leader in between loses nothing: what is under way is where voters and map differ.
 //!
-//! Never planned: a change of a shard that is not formed, that has no leader, whose last change is
-//! still under way and will end, or whose new members could not serve it.
+//! Never planned: a change of a shard that is not formed, that has no leader, that is just being split,
+//! whose last change is still under way and will end, or whose new members could not serve it.
 //!
 //! [`steps`] costs O(shards · log): it is for the moments when something has changed (the map, a
 //! worker's activity, a shard's leader or voters), not for every tick.
@@ -15,9 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     command::Command,
     observed::{Observed, ShardSeen},
+    split::MAX_SHARDS,
 };
 use crate::{
-    ids::{GroupId, NodeId, Position},
+    ids::{GroupId, NodeId, Position, Span},
     ring::{
         map::{Map, Shard},
         placement::{self, Workers},
@@ -42,6 +43,8 @@ pub struct Policy {
     pub transfers_max: usize,
     /// The most shards that one command changes.
     pub changes_max: usize,
+    /// The most shards that are split at the same time for their size.
+    pub splits_max: usize,
 }
 
 impl Default for Policy {
@@ -52,6 +55,7 @@ impl Default for Policy {
             moves_per_worker_max: 4,
             transfers_max: 4,
             changes_max: 1_024,
+            splits_max: 4,
         }
     }
 }
@@ -67,6 +71,11 @@ pub enum Step {
         group: GroupId,
         /// Its primary.
         to: NodeId,
+    },
+    /// Split a shard that has grown too large, where its leader says that the middle is.
+    Split {
+        /// The shard.
+        group: GroupId,
     },
 }
 
@@ -84,10 +93,14 @@ pub fn steps(map: &Map, policy: &Policy, observed: &Observed) -> Vec<Step> {
     let changes = plan.changes();
     let changed: BTreeSet<Position> = changes.iter().map(|(start, _)| *start).collect();
     let mut steps = Vec::new();
-    if !changes.is_empty() {
+    let changes_nothing = changes.is_empty();
+    if !changes_nothing {
         steps.push(Step::Propose(Command::Place { epoch: map.epoch, shards: changes }));
     }
     steps.extend(plan.transfers(&changed));
+    if changes_nothing {
+        steps.extend(plan.splits());
+    }
     steps
 }
 
@@ -111,7 +124,7 @@ pub(super) fn is_active(observed: &Observed, node: NodeId) -> bool {
 }
 
 /// Whether a shard's members are not yet, or not any more, those of the map.
-pub(super) fn is_moving(shard: &Shard, seen: &ShardSeen) -> bool {
+pub fn is_moving(shard: &Shard, seen: &ShardSeen) -> bool {
     !is_same_set(&seen.voters, &shard.replicas)
 }
 
@@ -180,7 +193,9 @@ impl Plan<'_> {
     /// changes that do not happen, differently each time.
     fn target(&self) -> (Map, Vec<Position>) {
         let workers = self.workers();
-        let is_held = |(_, shard): &(&Position, &Shard)| self.changeable(shard, &workers).is_none();
+        let is_held = |(start, shard): &(&Position, &Shard)| {
+            self.changeable(shard, &workers).is_none() || self.map.splitting(**start).is_some()
+        };
         let mut held: BTreeSet<Position> =
             self.map.shards.iter().filter(is_held).map(|(start, _)| *start).collect();
         loop {
@@ -282,6 +297,34 @@ impl Plan<'_> {
         Some(Move { urgency, start, takes_part })
     }
 
+    /// Shards that are too large, and settled. A report counts only if it is of the present arc: one
+    /// from before a split is of both halves.
+    fn splits(&self) -> Vec<Step> {
+        let limit = self.map.settings.split_size_bytes;
+        if limit == 0 || self.map.shards.len() >= MAX_SHARDS {
+            return Vec::new();
+        }
+        let parents: BTreeSet<GroupId> = self.map.shards.values().filter_map(|shard| shard.parent).collect();
+        let under_way = self.map.shards.values().filter(|shard| !shard.formed && shard.parent.is_some());
+        let room = self.policy.splits_max.saturating_sub(under_way.count());
+        let is_too_large = |(arc, shard): &(Span, &Shard)| {
+            let Some(seen) = self.seen(shard.group).filter(|_| self.leader(shard).is_some()) else {
+                return false;
+            };
+            let is_of_arc = match seen.arc {
+                Some(seen) => seen == *arc,
+                None => shard.parent.is_none() && !parents.contains(&shard.group),
+            };
+            let is_settled = !is_moving(shard, seen) && self.map.splitting(arc.start).is_none();
+            is_of_arc
+                && is_settled
+                && arc.start != arc.last()
+                && seen.bytes.is_some_and(|bytes| bytes >= limit)
+        };
+        let chosen = self.map.arcs().filter(is_too_large).take(room);
+        chosen.map(|(_, shard)| Step::Split { group: shard.group }).collect()
+    }
+
     /// Leaderships that are not where they should be, and can go there now.
     fn transfers(&self, changed: &BTreeSet<Position>) -> Vec<Step> {
         let mut transfers = Vec::new();
@@ -289,9 +332,12 @@ impl Plan<'_> {
             if transfers.len() >= self.policy.transfers_max {
                 break;
             }
-            let Some(primary) = shard.replicas.first().filter(|node| is_active(self.observed, **node)) else {
-                continue;
+            // Who leads dates the writes.
+            let dates_well = |node: &&NodeId| {
+                self.observed.workers.get(node).is_some_and(|worker| worker.clock_off_ms.is_none())
             };
+            let primary = shard.replicas.first().filter(|node| is_active(self.observed, **node));
+            let Some(primary) = primary.filter(dates_well) else { continue };
             let is_moving = self.seen(shard.group).is_none_or(|seen| is_moving(shard, seen));
             let elsewhere = self.leader(shard).is_some_and(|leader| leader != *primary);
             if elsewhere && !is_moving && !changed.contains(start) {

@@ -6,7 +6,7 @@
 //! 02 node                  a worker
 //! 03 start                 a shard
 //! 04 id                    an id that only pings
-//! 05 store id              a worker that must not come back
+//! 05 node                  the name of a worker that was taken out
 //! ```
 //!
 //! Numbers are big-endian, a store is the 16 bytes of its UUID. Each value is a format byte and
@@ -15,12 +15,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use uuid::Uuid;
 
 use super::machine::State;
 use crate::{
     config::Settings,
-    ids::{ClusterId, Epoch, NodeId, Position, StoreId, WorkerId},
+    ids::{ClusterId, Epoch, NodeId, Position, WorkerId},
     ring::map::{Coordinator, Map},
 };
 
@@ -42,8 +41,8 @@ pub enum Record {
     Shard(Position),
     /// An id that only pings.
     Pinged(WorkerId),
-    /// A worker that must not come back.
-    Removed(WorkerId, StoreId),
+    /// The name of a worker that was taken out.
+    Removed(NodeId),
 }
 
 /// The records that a command changed, added or removed.
@@ -99,7 +98,7 @@ impl Record {
             Record::Worker(node) => join(WORKER, &node.0.to_be_bytes(), &[]),
             Record::Shard(start) => join(SHARD, &start.0.to_be_bytes(), &[]),
             Record::Pinged(id) => join(PINGED, id.as_str().as_bytes(), &[]),
-            Record::Removed(id, store) => join(REMOVED, store.0.as_bytes(), id.as_str().as_bytes()),
+            Record::Removed(node) => join(REMOVED, &node.0.to_be_bytes(), &[]),
         }
     }
 
@@ -112,10 +111,7 @@ impl Record {
             WORKER => Record::Worker(NodeId(number()?)),
             SHARD => Record::Shard(Position(number()?)),
             PINGED => Record::Pinged(id(rest)?),
-            REMOVED => {
-                let (store, rest) = rest.split_first_chunk::<16>()?;
-                Record::Removed(id(rest)?, StoreId(Uuid::from_bytes(*store)))
-            }
+            REMOVED => Record::Removed(NodeId(number()?)),
             _ => return None,
         })
     }
@@ -139,7 +135,7 @@ impl State {
             Record::Worker(node) => map.and_then(|map| map.workers.get(node)).map(encode),
             Record::Shard(start) => map.and_then(|map| map.shards.get(start)).map(encode),
             Record::Pinged(id) => self.pinged.get(id).map(encode),
-            Record::Removed(id, store) => self.removed.get(&(id.clone(), *store)).map(encode),
+            Record::Removed(node) => self.removed.get(node).map(encode),
         };
         (record.key(), value)
     }
@@ -153,7 +149,7 @@ impl State {
             std::iter::once(Record::Header).chain(workers).chain(shards)
         });
         let pinged = self.pinged.keys().map(|id| Record::Pinged(id.clone()));
-        let removed = self.removed.keys().map(|(id, store)| Record::Removed(id.clone(), *store));
+        let removed = self.removed.keys().map(|node| Record::Removed(*node));
         map.chain(pinged).chain(removed).filter_map(|record| {
             let (key, value) = self.write(&record);
             value.map(|value| (key, value))
@@ -186,8 +182,8 @@ impl State {
                 Some(Record::Pinged(id)) => {
                     state.pinged.insert(id, decode(value)?);
                 }
-                Some(Record::Removed(id, store)) => {
-                    state.removed.insert((id, store), decode(value)?);
+                Some(Record::Removed(node)) => {
+                    state.removed.insert(node, decode(value)?);
                 }
                 None => return Err(Unreadable(format!("a key of {} bytes is none of ours", key.len()))),
             }

@@ -1,11 +1,11 @@
 //! What `GET /cluster` shows, put together from the map and from what the coordinator's leader
 //! has heard. Field names are the contract's (docs/API.md).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{machine::State, observed::Observed, plan::is_moving};
+use super::{machine::State, observed::Observed, plan::is_moving, seats::Change};
 use crate::{
     command::At,
     ids::{ClusterId, Epoch, GroupId, NodeId, Position, WorkerId},
@@ -32,14 +32,45 @@ pub struct Cluster {
 }
 
 /// The coordinator group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coordinators {
     /// The node that leads it.
     pub leader: Option<NodeId>,
     /// Its term.
     pub term: u64,
-    /// `host:port` of each member.
+    /// `host:port` of each member, by the map.
     pub members: BTreeMap<NodeId, String>,
+    /// Members that receive the log and do not vote yet.
+    pub learners: BTreeSet<NodeId>,
+    /// Members that do not answer the leader.
+    pub silent: BTreeSet<NodeId>,
+    /// Members on their way in or out.
+    pub changes: Vec<SeatChange>,
+    /// Whether the group is as the map says, and that is committed: else no other change is taken.
+    pub settled: bool,
+}
+
+/// A coordinator on its way in or out of the group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeatChange {
+    /// Its number.
+    pub node: NodeId,
+    /// `host:port`, of one that comes.
+    pub addr: Option<String>,
+    /// Whether it comes or goes.
+    pub change: Seat,
+    /// Log entries that it is behind, where known.
+    pub behind: Option<u64>,
+}
+
+/// What happens with a coordinator's seat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seat {
+    /// It is to vote and does not yet.
+    Adding,
+    /// It is to leave the group and has not yet.
+    Removing,
 }
 
 /// A worker.
@@ -61,6 +92,8 @@ pub struct WorkerStatus {
     pub draining: bool,
     /// When it was last heard of, RFC 3339, by the coordinator leader's clock.
     pub last_ping: Option<String>,
+    /// By how much its clock is off, where that is too much, milliseconds.
+    pub clock_off_ms: Option<i64>,
     /// How many shards it leads.
     pub leads: u32,
     /// How many shards it keeps a replica of.
@@ -89,6 +122,9 @@ pub struct ShardStatus {
     pub end: Position,
     /// The workers that should keep it, the primary first.
     pub replicas: Vec<WorkerId>,
+    /// Whether these stand in distinct zones. They do where there are enough; a worker without a zone
+    /// shares none.
+    pub spread: bool,
     /// Who leads it, as far as known.
     pub leader: Option<WorkerId>,
     /// The leader's term.
@@ -112,6 +148,8 @@ pub struct Move {
     pub removing: Vec<WorkerId>,
     /// Log entries that the slowest added replica is behind, where known.
     pub behind: Option<u64>,
+    /// For a split: the new shard, which does not serve yet.
+    pub into: Option<GroupId>,
 }
 
 /// The state of the whole cluster; `None` before the founding.
@@ -120,20 +158,40 @@ pub fn cluster(state: &State, observed: &Observed) -> Option<Cluster> {
     let mut workers = joined(map, observed);
     workers.extend(pinged(state, observed));
     workers.sort_by(|a, b| a.id.cmp(&b.id));
-    let members = map.coordinators.iter().map(|(node, coordinator)| (*node, coordinator.addr.clone()));
     Some(Cluster {
         epoch: map.epoch,
         cluster: map.cluster,
         name: map.settings.name.clone(),
-        coordinators: Coordinators {
-            leader: observed.coordinator_leader,
-            term: observed.coordinator_term,
-            members: members.collect(),
-        },
+        coordinators: coordinators(map, observed),
         workers,
         shards: shards(map, observed),
         moves: moves(state, map, observed),
     })
+}
+
+/// The coordinator group as its leader sees it.
+pub fn coordinators(map: &Map, observed: &Observed) -> Coordinators {
+    let Observed { seats, seats_behind, .. } = observed;
+    let members = map.coordinators.iter().map(|(node, coordinator)| (*node, coordinator.addr.clone()));
+    let change = |(node, change): (NodeId, Change)| SeatChange {
+        node,
+        addr: map.coordinators.get(&node).map(|coordinator| coordinator.addr.clone()),
+        change: match change {
+            Change::Adding => Seat::Adding,
+            Change::Removing => Seat::Removing,
+        },
+        behind: seats_behind.filter(|_| seats.learners.contains(&node)),
+    };
+    let changes: Vec<_> = seats.changes(map).into_iter().map(change).collect();
+    Coordinators {
+        leader: observed.coordinator_leader,
+        term: observed.coordinator_term,
+        members: members.collect(),
+        learners: seats.learners.clone(),
+        silent: map.coordinators.keys().filter(|node| !seats.alive.contains(node)).copied().collect(),
+        settled: changes.is_empty() && !seats.unsettled,
+        changes,
+    }
 }
 
 fn joined(map: &Map, observed: &Observed) -> Vec<WorkerStatus> {
@@ -157,6 +215,7 @@ fn joined(map: &Map, observed: &Observed) -> Vec<WorkerStatus> {
             joined: true,
             draining: worker.draining,
             last_ping: seen.last_ping.map(rfc3339),
+            clock_off_ms: seen.clock_off_ms,
             leads: leads.get(node).copied().unwrap_or_default(),
             holds: held.get(node).copied().unwrap_or_default(),
             ranges: arcs.into_iter().map(|(start, end)| Range { start, end }).collect(),
@@ -177,6 +236,7 @@ fn pinged<'a>(state: &'a State, observed: &'a Observed) -> impl Iterator<Item = 
             joined: false,
             draining: false,
             last_ping: seen.last_ping.map(rfc3339),
+            clock_off_ms: None,
             leads: 0,
             holds: 0,
             ranges: Vec::new(),
@@ -198,6 +258,7 @@ fn shards(map: &Map, observed: &Observed) -> Vec<ShardStatus> {
                 start: *start,
                 end,
                 replicas: shard.replicas.iter().filter_map(name).collect(),
+                spread: map.is_spread(shard),
                 leader: led.and_then(|seen| seen.leader.as_ref()).and_then(name),
                 term: seen.map(|seen| seen.term),
                 commit: seen.and_then(|seen| seen.commit),
@@ -209,12 +270,10 @@ fn shards(map: &Map, observed: &Observed) -> Vec<ShardStatus> {
 }
 
 fn moves(state: &State, map: &Map, observed: &Observed) -> Vec<Move> {
-    // A member on its way out may be no worker any more.
-    let removed: BTreeMap<NodeId, &WorkerId> =
-        state.removed.iter().map(|((id, _), node)| (*node, id)).collect();
     let name = |node: &NodeId| {
         let present = map.workers.get(node).map(|worker| &worker.id);
-        present.or_else(|| removed.get(node).copied()).cloned()
+        // A member on its way out may be no worker any more.
+        present.or_else(|| state.removed.get(node)).cloned()
     };
     let mut moves = Vec::new();
     for shard in map.shards.values().filter(|shard| shard.formed) {
@@ -230,6 +289,17 @@ fn moves(state: &State, map: &Map, observed: &Observed) -> Vec<Move> {
             adding: only(&shard.replicas, &seen.voters),
             removing: only(&seen.voters, &shard.replicas),
             behind: seen.behind,
+            into: None,
+        });
+    }
+    for shard in map.shards.values().filter(|shard| !shard.formed) {
+        let Some(parent) = shard.parent else { continue };
+        moves.push(Move {
+            shard: parent,
+            adding: Vec::new(),
+            removing: Vec::new(),
+            behind: None,
+            into: Some(shard.group),
         });
     }
     moves

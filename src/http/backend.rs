@@ -9,11 +9,11 @@ use tokio::time::{Instant, timeout_at};
 use super::limits::{ANSWER_GRACE, DEFAULT_MAX_VALUE_BYTES, DEFAULT_REQUEST_TIMEOUT_MS};
 use crate::{
     command::{Answer, Command, Query, Reply},
-    coordinator::status::Cluster,
+    coordinator::status::{Cluster, Coordinators},
     error::Error,
-    ids::WorkerId,
+    ids::{GroupId, Position, WorkerId},
     ring::map::Indexed,
-    router::{ActiveWorker, Consistency, Located, Router, Served, Target},
+    router::{ActiveWorker, Consistency, Located, Router, Served, Target, calls::Seat},
 };
 
 /// Where requests go.
@@ -97,6 +97,35 @@ impl Backend {
     /// See [`Router::remove`].
     pub(crate) async fn remove(&self, id: WorkerId, deadline: Instant) -> Result<(), Error> {
         changed(deadline, async { behind!(self, backend => backend.remove(id, deadline).await) }).await
+    }
+
+    /// See [`Router::coordinators`].
+    pub(crate) async fn coordinators(&self, deadline: Instant) -> Result<Coordinators, Error> {
+        asked(deadline, async { behind!(self, backend => backend.coordinators(deadline).await) }).await
+    }
+
+    /// See [`Router::add_coordinator`].
+    pub(crate) async fn add_coordinator(&self, addr: String, deadline: Instant) -> Result<Seat, Error> {
+        changed(deadline, async { behind!(self, backend => backend.add_coordinator(addr, deadline).await) })
+            .await
+    }
+
+    /// See [`Router::remove_coordinator`].
+    pub(crate) async fn remove_coordinator(&self, which: String, deadline: Instant) -> Result<Seat, Error> {
+        changed(deadline, async {
+            behind!(self, backend => backend.remove_coordinator(which, deadline).await)
+        })
+        .await
+    }
+
+    /// See [`Router::split`].
+    pub(crate) async fn split(
+        &self,
+        shard: GroupId,
+        at: Option<Position>,
+        deadline: Instant,
+    ) -> Result<(GroupId, Position), Error> {
+        changed(deadline, async { behind!(self, backend => backend.split(shard, at, deadline).await) }).await
     }
 
     /// See [`Router::locate`].

@@ -159,6 +159,7 @@ async fn claim_key(call: &Call, anchor: Retry) -> Result<(), Problem> {
     match call.backend().write(command, call.deadline).await {
         Ok(Reply::Done(_)) => Ok(()),
         Ok(Reply::RetryMismatch) => Err(retry_mismatch()),
+        Ok(Reply::NotHere | Reply::Split(_)) => Err(not_understood()),
         Err(Error::Unknown(why)) => Err(Problem::new(Kind::Unavailable, why)),
         Err(error) => Err(error.into()),
     }
@@ -193,7 +194,9 @@ async fn write_rows(
                         row_outcomes(&mut outcomes, ops, indexes, written);
                     }
                 }
-                Ok(Reply::Done(_)) => fail_rows(&mut outcomes, rows, &not_understood()),
+                Ok(Reply::Done(_) | Reply::NotHere | Reply::Split(_)) => {
+                    fail_rows(&mut outcomes, rows, &not_understood());
+                }
                 Ok(Reply::RetryMismatch) => fail_rows(&mut outcomes, rows, &retry_mismatch()),
                 // A shard was split or moved since the map was read; nothing happened there.
                 Err(Error::NotHere { .. }) if map_retries < MAX_MAP_RETRIES => pending.extend(rows),

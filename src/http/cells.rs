@@ -94,6 +94,7 @@ pub(crate) fn one_write(reply: Reply) -> Result<(Version, Vec<OpResult>), Proble
             Ok([Written::TooLarge]) => Err(too_large()),
             Err(_) => Err(not_understood()),
         },
+        Reply::NotHere | Reply::Split(_) => Err(not_understood()),
     }
 }
 

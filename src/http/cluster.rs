@@ -14,7 +14,7 @@ use super::{
     request::Call,
     response::{self, Response},
 };
-use crate::ids::{NodeId, WorkerId};
+use crate::ids::{GroupId, NodeId, Position, WorkerId};
 
 /// `GET` and `POST /ping`: registers a worker at the caller's own address.
 pub(crate) async fn ping(call: Call) -> Result<Response, Problem> {
@@ -80,6 +80,17 @@ async fn set_draining(mut call: Call, draining: bool) -> Result<Response, Proble
     Ok(answer)
 }
 
+/// `POST /cluster/shards/{id}/split`.
+pub(crate) async fn split(mut call: Call) -> Result<Response, Problem> {
+    let [name] = call.take_names()?;
+    let shard = shard_id(&name)?;
+    let at = call.params()?.get("at")?.map(position).transpose()?;
+    let (child, at) = call.backend().split(shard, at, call.deadline).await?;
+    let mut answer = response::json(&json!({ "id": shard, "into": child, "at": at }))?;
+    *answer.status_mut() = StatusCode::ACCEPTED;
+    Ok(answer)
+}
+
 /// `DELETE /cluster/workers/{id}`.
 pub(crate) async fn remove(mut call: Call) -> Result<Response, Problem> {
     let [name] = call.take_names()?;
@@ -117,6 +128,17 @@ fn worker_id(text: &str) -> Result<WorkerId, Problem> {
     text.parse().map_err(|error: crate::ids::InvalidWorkerId| Problem::invalid(error.to_string()))
 }
 
+fn shard_id(text: &str) -> Result<GroupId, Problem> {
+    match text.parse::<u64>() {
+        Ok(number) if number > 0 && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(GroupId(number)),
+        _ => Err(Problem::invalid("a shard's id is a number from 1 on; GET /cluster lists them")),
+    }
+}
+
+fn position(text: &str) -> Result<Position, Problem> {
+    text.parse().map_err(|error: crate::ids::InvalidPosition| Problem::invalid(format!("'at': {error}")))
+}
+
 fn port(text: &str) -> Result<u16, Problem> {
     match text.parse::<u16>() {
         Ok(port) if port > 0 && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(port),
@@ -130,7 +152,7 @@ fn address(ip: IpAddr, port: u16) -> String {
 }
 
 /// `HOST:PORT` as a person writes it.
-fn host_and_port(text: &str) -> Result<String, Problem> {
+pub(super) fn host_and_port(text: &str) -> Result<String, Problem> {
     let invalid = || Problem::invalid("an 'addr' is HOST:PORT, such as 10.0.0.7:8001 or [::1]:8001");
     let (host, number) = text.rsplit_once(':').ok_or_else(invalid)?;
     port(number).map_err(|_| invalid())?;
@@ -168,6 +190,19 @@ mod tests {
         assert_eq!(port("65535").unwrap(), 65_535);
         for bad in ["", "0", "65536", "-1", "+80", "8 0", "80.0", "http", "٣"] {
             assert!(port(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn shards_and_positions_are_numbers_of_their_kind() {
+        assert_eq!(shard_id("17").unwrap(), GroupId(17));
+        for bad in ["", "0", "-1", "+1", "1.5", "x", "18446744073709551616"] {
+            assert!(shard_id(bad).is_err(), "{bad}");
+        }
+        assert_eq!(position("00000000000000fF").unwrap(), Position(255));
+        for bad in ["", "0", "+000000000000001", "0x00000000000001", "00000000000000001", "000000000000000g"]
+        {
+            assert!(position(bad).is_err(), "{bad}");
         }
     }
 

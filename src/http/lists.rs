@@ -17,7 +17,7 @@ use super::{
     backend::Backend,
     cursor::Cursor,
     error::Problem,
-    limits::{DEFAULT_PAGE_ROWS, MAX_PAGE_ROWS, MAX_SHARDS_ASKED, MAX_STREAMS},
+    limits::{DEFAULT_PAGE_ROWS, MAX_MAP_RETRIES, MAX_PAGE_ROWS, MAX_SHARDS_ASKED, MAX_STREAMS},
     params::Params,
     request::Call,
     response::{self, Body, Response},
@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     command::{Answer, KV_COLUMN, KV_TABLE, Missing, Query, ScannedRow},
+    error::Error,
     router::{Consistency, Target},
 };
 
@@ -267,17 +268,55 @@ async fn tables_page(
     deadline: Instant,
 ) -> Result<Lines, Problem> {
     let after = after.map(|cursor| cursor.name);
-    let groups: Vec<_> = backend.require_map()?.shards.values().map(|shard| shard.group).collect();
-    let ask = |group| {
+    let mut map_retries = 0;
+    loop {
+        match tables_by_map(backend, consistency, after.clone(), limit, deadline).await {
+            // The map is old: a shard has been split meanwhile.
+            Err(Asked::Elsewhere) if map_retries < MAX_MAP_RETRIES => map_retries += 1,
+            Err(Asked::Elsewhere) => return Err(Error::Unavailable("shards are being split".into()).into()),
+            Err(Asked::Failed(problem)) => return Err(problem),
+            Ok(lines) => return Ok(lines),
+        }
+    }
+}
+
+/// Why there is no list of the tables.
+enum Asked {
+    /// A shard does not have the arc that it has by the map.
+    Elsewhere,
+    Failed(Problem),
+}
+
+impl From<Error> for Asked {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NotHere { .. } => Asked::Elsewhere,
+            error => Asked::Failed(error.into()),
+        }
+    }
+}
+
+async fn tables_by_map(
+    backend: &Backend,
+    consistency: Consistency,
+    after: Option<String>,
+    limit: u32,
+    deadline: Instant,
+) -> Result<Lines, Asked> {
+    let map = backend.require_map()?;
+    let shards: Vec<_> = map.arcs().map(|(arc, shard)| (shard.group, arc)).collect();
+    let ask = |(group, arc)| {
         // One more than wanted tells whether there are more.
         let query = Query::Tables { after: after.clone(), limit: limit + 1 };
-        async move { backend.query(Target::Group(group), query, consistency, deadline).await }
+        async move { backend.query(Target::Shard(group, arc), query, consistency, deadline).await }
     };
-    let mut asked = stream::iter(groups).map(ask).buffer_unordered(MAX_SHARDS_ASKED);
+    let mut asked = stream::iter(shards).map(ask).buffer_unordered(MAX_SHARDS_ASKED);
     let mut names = BTreeSet::new();
     let mut as_of = (consistency == Consistency::Stale).then(Instant::now);
     while let Some(served) = asked.try_next().await? {
-        let Answer::Tables(tables) = served.answer else { return Err(Problem::unexpected_answer()) };
+        let Answer::Tables(tables) = served.answer else {
+            return Err(Asked::Failed(Problem::unexpected_answer()));
+        };
         names.extend(tables);
         as_of = scan::older(as_of, served.as_of);
         while names.len() > limit as usize + 1 {

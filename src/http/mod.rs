@@ -16,6 +16,7 @@ mod body;
 mod cells;
 mod cluster;
 mod conditions;
+mod coordinators;
 mod cursor;
 mod error;
 mod limits;
@@ -55,8 +56,8 @@ use self::{
     observe::Observer,
     route::{
         Param::{
-            self, Addr, Consistency, Cursor, From, Id, IfMatch, IfNoneMatch, Key, Limit, Port, Prefix, Retry,
-            Row, To, Ttl,
+            self, Addr, At, Consistency, Cursor, From, Id, IfMatch, IfNoneMatch, Key, Limit, Port, Prefix,
+            Retry, Row, To, Ttl,
         },
         Route,
         Takes::{Json, Nothing, Value},
@@ -108,12 +109,22 @@ static ROUTES: &[Route] = &[
     control("/cluster/join", &[
         op(Post, Nothing, run!(cluster::join), "Bring an unjoined worker in", &[Addr], &[200, 409]),
     ]),
+    control("/cluster/coordinators", &[
+        op(Get, Nothing, run!(coordinators::list), "Show the coordinator group", &[], &[200]),
+        op(Post, Nothing, run!(coordinators::add), "Bring an empty coordinator in", &[Addr], &[200, 202, 409]),
+    ]),
+    control("/cluster/coordinators/{id}", &[
+        op(Delete, Nothing, run!(coordinators::remove), "Take a coordinator out for good", &[], &[200, 202, 404, 409]),
+    ]),
     control("/cluster/workers/{id}", &[
         op(Delete, Nothing, run!(cluster::remove), "Take a worker out for good", &[], &[200, 404, 409]),
     ]),
     control("/cluster/workers/{id}/drain", &[
         op(Post, Nothing, run!(cluster::drain), "Move everything off a worker", &[], &[202, 404, 409]),
         op(Delete, Nothing, run!(cluster::undrain), "Let a worker keep data again", &[], &[202, 404, 409]),
+    ]),
+    control("/cluster/shards/{id}/split", &[
+        op(Post, Nothing, run!(cluster::split), "Make two shards of one", &[At], &[202, 404, 409]),
     ]),
     control("/", &[op(Get, Nothing, run!(page::get), "Show the cluster to a person", &[], &[200])]),
     control("/metrics", &[op(Get, Nothing, run!(cluster::metrics), "Show metrics, for Prometheus", &[], &[200])]),

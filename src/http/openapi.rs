@@ -208,12 +208,19 @@ impl Param {
         let tags =
             || json!({ "type": "string", "pattern": "^(\\*|(W/)?\"[!#-~]*\"( *, *(W/)?\"[!#-~]*\")*)$" });
         let (name, place, required, schema, description) = match self {
+            Param::At => (
+                "at",
+                "query",
+                false,
+                json!({ "type": "string", "pattern": "^[0-9a-fA-F]{16}$" }),
+                "Where the new shard begins; the middle of the arc, or of the data where rows are ordered.",
+            ),
             Param::Addr => (
                 "addr",
                 "query",
                 true,
                 json!({ "type": "string", "pattern": "^([A-Za-z0-9._-]{1,253}|\\[[0-9A-Fa-f:.]+\\]):[1-9][0-9]{0,4}$" }),
-                "HOST:PORT of the worker.",
+                "HOST:PORT of the worker, or coordinator.",
             ),
             Param::Consistency => (
                 "consistency",

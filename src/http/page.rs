@@ -15,7 +15,7 @@ use super::{
     ring_picture::{self, Colours},
 };
 use crate::{
-    coordinator::status::{Cluster, Coordinators, Move, Range, ShardStatus, WorkerStatus},
+    coordinator::status::{Cluster, Coordinators, Move, Range, Seat, ShardStatus, WorkerStatus},
     ids::{Position, WorkerId},
     ring::map::Map,
 };
@@ -61,6 +61,7 @@ fn from_map(map: &Map) -> Cluster {
     let mut ends = map.shards.keys().skip(1).copied();
     for (start, shard) in &map.shards {
         shards.push(ShardStatus {
+            spread: map.is_spread(shard),
             id: shard.group,
             start: *start,
             end: ends.next().unwrap_or(Position(0)),
@@ -81,6 +82,7 @@ fn from_map(map: &Map) -> Cluster {
         joined: true,
         draining: worker.draining,
         last_ping: None,
+        clock_off_ms: None,
         leads: 0,
         holds: count(&shards, |shard| shard.replicas.contains(&worker.id)),
         ranges: shards
@@ -95,7 +97,7 @@ fn from_map(map: &Map) -> Cluster {
         epoch: map.epoch,
         cluster: map.cluster,
         name: map.settings.name.clone(),
-        coordinators: Coordinators { leader: None, term: 0, members: members.collect() },
+        coordinators: Coordinators { members: members.collect(), ..Coordinators::default() },
         workers,
         shards,
         moves: Vec::new(),
@@ -238,6 +240,7 @@ fn workers(workers: &[&WorkerStatus], colours: &Colours, asked: bool) -> Markup 
                             td.number { (worker.holds) }
                             td {
                                 @if !worker.joined { "pinged only" } @else if worker.draining { "draining" }
+                                @if worker.clock_off_ms.is_some() { " its clock is wrong" }
                                 @if let Some(at) = worker.last_ping.as_ref().filter(|_| !worker.active) {
                                     " last heard of " (at)
                                 }
@@ -267,8 +270,16 @@ fn coordinators(group: &Coordinators) -> Markup {
                         tr {
                             td { (node) }
                             td { a href={ "http://" (addr) "/" } { (addr) } }
-                            td { @if group.leader == Some(*node) { "leader, term " (group.term) } @else { "member" } }
+                            td {
+                                @if group.leader == Some(*node) { "leader, term " (group.term) }
+                                @else if group.changes.iter().any(|change| change.node == *node) { "being added" }
+                                @else if group.silent.contains(node) { "does not answer" }
+                                @else { "member" }
+                            }
                         }
+                    }
+                    @for gone in group.changes.iter().filter(|change| change.change == Seat::Removing) {
+                        tr { td { (gone.node) } td { } td { "being removed" } }
                     }
                 }
             }
@@ -285,7 +296,10 @@ fn moves(moves: &[Move]) -> Markup {
                     @for moving in moves {
                         tr {
                             td { (moving.shard) }
-                            td { (names(&moving.adding)) }
+                            td {
+                                (names(&moving.adding))
+                                @if let Some(into) = moving.into { "shard " (into) ", split off it" }
+                            }
                             td { (names(&moving.removing)) }
                             td.number { @if let Some(behind) = moving.behind { (behind) } }
                         }

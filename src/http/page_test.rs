@@ -22,6 +22,7 @@ fn map(shards: u64) -> Map {
         replace_after_ms: 60_000,
         request_timeout_ms: 5_000,
         max_value_bytes: 8 << 20,
+        split_size_bytes: 0,
     };
     let worker = |id: &str, addr: &str| Worker {
         id: id.parse().unwrap(),
@@ -46,7 +47,7 @@ fn map(shards: u64) -> Map {
             .map(|index| {
                 let start = Position(index * (u64::MAX / shards));
                 let replicas = vec![NodeId(4 + index % 2), NodeId(5 - index % 2)];
-                (start, Shard { group: GroupId(index + 1), replicas, formed: true })
+                (start, Shard { group: GroupId(index + 1), replicas, formed: true, parent: None })
             })
             .collect(),
     }

@@ -112,6 +112,7 @@ mod tests {
 
     fn shard(start: u64, end: u64, primary: &str) -> ShardStatus {
         ShardStatus {
+            spread: true,
             id: GroupId(start),
             start: Position(start),
             end: Position(end),

@@ -56,6 +56,7 @@ pub(crate) enum Takes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Param {
     Addr,
+    At,
     Consistency,
     Cursor,
     From,

@@ -15,7 +15,7 @@ use crate::{
     command::{Answer, MAX_READ_BYTES, Query, Scan, ScannedRow},
     config::Partitioner,
     error::Error,
-    ids::{GroupId, Position},
+    ids::{GroupId, Position, Span},
     ring::map::Map,
     router::{Consistency, Target},
 };
@@ -58,7 +58,7 @@ pub(crate) async fn page(
 ) -> Result<Page, Problem> {
     let as_of = (selection.consistency == Consistency::Stale).then(Instant::now);
     let mut page = Page { rows: Vec::new(), next: None, as_of };
-    let span = Span::of(backend, selection)?;
+    let span = Wanted::of(backend, selection)?;
     // Everything before this position is on the page already, or was not wanted.
     let mut reached = after.as_ref().map_or(span.start, |cursor| span.start.max(Position(cursor.position)));
     let mut at_once = 1;
@@ -71,12 +71,20 @@ pub(crate) async fn page(
             return Ok(page);
         }
         let wanted = limit - page.rows.len() as u32;
-        let shares = join_all(wave.iter().map(|(_, group)| {
-            share(backend, selection, *group, after.clone(), wanted, MAX_PAGE_BYTES - bytes, deadline)
+        let shares = join_all(wave.iter().map(|(arc, group)| {
+            share(
+                backend,
+                selection,
+                Target::Shard(*group, *arc),
+                after.clone(),
+                wanted,
+                MAX_PAGE_BYTES - bytes,
+                deadline,
+            )
         }))
         .await;
         let mut all_done = true;
-        for ((arc_end, _), share) in wave.into_iter().zip(shares) {
+        for ((arc, _), share) in wave.into_iter().zip(shares) {
             let share = match share {
                 // The map is old, or ahead of the shard: look at it again.
                 Err(Error::NotHere { .. }) if map_retries < MAX_MAP_RETRIES => {
@@ -104,9 +112,9 @@ pub(crate) async fn page(
                 all_done = false;
                 break;
             }
-            match arc_end {
-                Some(end) => reached = end,
-                None => return Ok(page),
+            match arc.end {
+                Position(0) => return Ok(page),
+                end => reached = end,
             }
         }
         if page.rows.len() == limit as usize || bytes >= MAX_PAGE_BYTES {
@@ -120,12 +128,12 @@ pub(crate) async fn page(
 
 /// The positions that can hold what is wanted. Only where rows keep their order on the ring do
 /// names bound positions.
-struct Span {
+struct Wanted {
     start: Position,
     last: Position,
 }
 
-impl Span {
+impl Wanted {
     fn of(backend: &Backend, selection: &Selection) -> Result<Self, Problem> {
         /// The greatest text behind a prefix, as far as the ring looks (8 bytes).
         const GREATEST: &str = "\u{10ffff}\u{10ffff}";
@@ -147,22 +155,22 @@ impl Span {
     }
 }
 
-/// Up to `count` shards from a position on, in ring order: where each arc ends (`None`: at the
-/// ring's end) and its group.
-fn shards_from(map: &Map, from: Position, last: Position, count: usize) -> Vec<(Option<Position>, GroupId)> {
+/// Up to `count` shards from a position on, in ring order: their arcs and groups.
+fn shards_from(map: &Map, from: Position, last: Position, count: usize) -> Vec<(Span, GroupId)> {
     if from > last {
         return Vec::new();
     }
     let first = map.shards.range(..=from).next_back().map_or(Position(0), |(start, _)| *start);
     let mut ends = map.shards.range(first..).skip(1).map(|(end, _)| *end);
     let wanted = map.shards.range(first..=last.max(first)).take(count);
-    wanted.map(|(_, shard)| (ends.next(), shard.group)).collect()
+    let arc = |start: &Position, end| Span { start: *start, end };
+    wanted.map(|(start, shard)| (arc(start, ends.next().unwrap_or_default()), shard.group)).collect()
 }
 
 async fn share(
     backend: &Backend,
     selection: &Selection,
-    group: GroupId,
+    target: Target<'_>,
     after: Option<Cursor>,
     limit: u32,
     max_bytes: u32,
@@ -179,8 +187,7 @@ async fn share(
         limit,
         max_bytes,
     };
-    let served =
-        backend.query(Target::Group(group), Query::Scan(scan), selection.consistency, deadline).await?;
+    let served = backend.query(target, Query::Scan(scan), selection.consistency, deadline).await?;
     match served.answer {
         Answer::Rows { rows, next } => Ok(Share { rows, next, as_of: served.as_of }),
         Answer::TooLarge => Err(row_too_large()),

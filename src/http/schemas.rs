@@ -39,6 +39,8 @@ pub(crate) fn given(template: &str, verb: Verb) -> Gives {
         ("/message", _) => Gives::Json("Answer"),
         ("/cluster", _) => Gives::Json("Cluster"),
         ("/ring", _) => Gives::Json("Located"),
+        ("/cluster/coordinators", Verb::Get) => Gives::Json("Coordinators"),
+        ("/cluster/coordinators" | "/cluster/coordinators/{id}", _) => Gives::Json("Seated"),
         ("/cluster/workers/{id}/drain", _) => Gives::Json("Draining"),
         ("/openapi.json", _) => Gives::Json("Document"),
         ("/", _) => Gives::Html,
@@ -162,7 +164,35 @@ pub(crate) fn all() -> Value {
         ),
         "Draining": object(&[("id", worker_id()), ("draining", flag())], &[]),
         "Cluster": cluster(),
+        "Coordinators": coordinators(),
+        "Seated": object(
+            &[
+                ("node", number()),
+                ("addr", json!({ "type": "string" })),
+                ("replaces", or_null("integer")),
+                ("done", flag()),
+            ],
+            &[],
+        ),
         "Document": { "type": "object", "required": ["openapi", "info", "paths"] },
+    })
+}
+
+/// The coordinator group.
+fn coordinators() -> Value {
+    let group = [
+        ("leader", or_null("integer")),
+        ("term", number()),
+        ("members", json!({ "type": "object" })),
+        ("learners", array(number())),
+        ("silent", array(number())),
+        ("changes", array(json!({ "type": "object" }))),
+        ("settled", flag()),
+    ];
+    json!({
+        "type": "object",
+        "required": group.each_ref().map(|(name, _)| *name),
+        "properties": group.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
     })
 }
 
@@ -204,14 +234,12 @@ fn cluster() -> Value {
         ("removing", array(worker_id())),
         ("behind", or_null("integer")),
     ];
-    let coordinators =
-        [("leader", or_null("integer")), ("term", number()), ("members", json!({ "type": "object" }))];
     let names = |members: &[(&'static str, Value)]| members.iter().map(|(name, _)| *name).collect::<Vec<_>>();
     let all = [
         ("epoch", number()),
         ("cluster", text()),
         ("name", text()),
-        ("coordinators", open(&coordinators, &names(&coordinators))),
+        ("coordinators", coordinators()),
         ("workers", array(open(&worker, &names(&worker)))),
         ("shards", array(open(&shard, &names(&shard)))),
         ("moves", array(open(&moving, &names(&moving)))),

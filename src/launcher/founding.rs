@@ -1,18 +1,46 @@
 //! What the cluster of a `data_dir` was made with, noted at its first start, to tell a person who
-//! later changes `[cluster]` that this changes nothing. For telling only: what is in force is
-//! committed in the coordinator group.
+//! later changes `[cluster]` that this changes nothing, and to tell the coordinators that founded it
+//! from those that are added later. What is in force is committed in the coordinator group.
 
 use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Launcher};
-use crate::{config::Settings, units};
+use crate::{
+    config::{Config, Settings},
+    units,
+};
+
+/// The file with the note, in `data_dir`.
+const NOTE: &str = "founding.json";
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Founding {
     settings: Settings,
     coordinators: Vec<u16>,
+}
+
+/// The note of a `data_dir`, where there is one that can be read.
+fn note(config: &Config) -> Result<Option<Founding>, Error> {
+    let path = config.data_dir.join(NOTE);
+    match fs::read(&path) {
+        // A note of another format tells nothing.
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(format!("read {}", path.display()))(error)),
+    }
+}
+
+/// Whether a coordinator with one of these ports has been started here.
+fn is_founded(config: &Config, ports: &[u16]) -> bool {
+    ports.iter().any(|port| config.node_dir("coordinator", *port).exists())
+}
+
+/// The coordinators that the cluster was founded with; before that, those of the file.
+pub(super) fn founders(config: &Config) -> Result<Vec<u16>, Error> {
+    let noted = note(config)?.filter(|note| is_founded(config, &note.coordinators));
+    Ok(noted.map_or_else(|| config.coordinators.clone(), |note| note.coordinators))
 }
 
 impl Launcher {
@@ -22,26 +50,17 @@ impl Launcher {
             settings: self.config.settings.clone(),
             coordinators: self.config.coordinators.clone(),
         };
-        let path = self.config.data_dir.join("founding.json");
-        let founded =
-            self.config.coordinators.iter().any(|port| self.config.node_dir("coordinator", *port).exists());
-        match fs::read(&path) {
-            Ok(bytes) if founded => {
-                // A note of another format warns of nothing.
-                let before: Option<Founding> = serde_json::from_slice(&bytes).ok();
+        let founded = is_founded(&self.config, &self.founders);
+        match note(&self.config)? {
+            Some(before) if founded => {
                 let file = self.shown.display();
-                let differences = before.map(|before| differences(&before, &now)).unwrap_or_default();
-                Ok(differences
-                    .into_iter()
-                    .map(|difference| format!("warning: {file}: {difference}"))
-                    .collect())
+                let differences = differences(&before, &now).into_iter();
+                Ok(differences.map(|difference| format!("warning: {file}: {difference}")).collect())
             }
             // Made by other means, so that nobody knows with what.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && founded => Ok(Vec::new()),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::io(format!("read {}", path.display()))(error))
-            }
+            None if founded => Ok(Vec::new()),
             _ => {
+                let path = self.config.data_dir.join(NOTE);
                 let note = serde_json::to_vec_pretty(&now).expect("numbers and texts");
                 fs::write(&path, note).map_err(Error::io(format!("write {}", path.display())))?;
                 Ok(Vec::new())
@@ -51,7 +70,6 @@ impl Launcher {
 }
 
 fn differences(before: &Founding, now: &Founding) -> Vec<String> {
-    let stays = "the cluster was made with it, and it stays";
     let (old, new) = (shown(&before.settings), shown(&now.settings));
     let mut lines: Vec<_> = old
         .into_iter()
@@ -63,11 +81,10 @@ fn differences(before: &Founding, now: &Founding) -> Vec<String> {
             )
         })
         .collect();
-    if before.coordinators != now.coordinators {
-        let ports: Vec<_> = before.coordinators.iter().map(u16::to_string).collect();
+    for gone in before.coordinators.iter().filter(|port| !now.coordinators.contains(port)) {
         lines.push(format!(
-            "coordinator: another list is without effect on the group ({}): {stays}",
-            ports.join(", ")
+            "coordinator {gone} is not there, and may still be a member of the group: take it out with \
+             quoring coordinators remove 127.0.0.1:{gone}"
         ));
     }
     lines
@@ -86,6 +103,7 @@ fn shown(settings: &Settings) -> Vec<(&'static str, String)> {
         replace_after_ms,
         request_timeout_ms,
         max_value_bytes,
+        split_size_bytes,
     } = settings;
     let quoted = |text: String| format!("\"{text}\"");
     let duration = |ms: &u64| quoted(units::format_duration_ms(*ms));
@@ -99,6 +117,7 @@ fn shown(settings: &Settings) -> Vec<(&'static str, String)> {
         ("replace_after", duration(replace_after_ms)),
         ("request_timeout", duration(request_timeout_ms)),
         ("max_value", quoted(units::format_size_bytes(*max_value_bytes))),
+        ("split_size", quoted(units::format_size_bytes(*split_size_bytes))),
     ]
 }
 
@@ -120,13 +139,14 @@ mod tests {
         assert!(warnings(first).is_empty(), "nothing was started yet: this is noted instead");
         fs::create_dir_all(dir.path().join("data/coordinator-1")).unwrap();
         assert!(warnings(first).is_empty());
-        let changed = "[cluster]\nshards = 8\nmax_value = \"1MiB\"\npartitioner = \"md5\"\n[[coordinator]]\nport = 1\n[[coordinator]]\nport = 2\n";
+        let changed =
+            "[cluster]\nshards = 8\nmax_value = \"1MiB\"\npartitioner = \"md5\"\n[[coordinator]]\nport = 2\n";
         let shown = path.display();
         let expected = [
             "cluster.shards = 8 is without effect: the cluster was made with 16, and that stays",
             "cluster.partitioner = \"md5\" is without effect: the cluster was made with \"xxh3\", and that stays",
             "cluster.max_value = \"1MiB\" is without effect: the cluster was made with \"8MiB\", and that stays",
-            "coordinator: another list is without effect on the group (1): the cluster was made with it, and it stays",
+            "coordinator 1 is not there, and may still be a member of the group: take it out with quoring coordinators remove 127.0.0.1:1",
         ]
         .map(|line| format!("warning: {shown}: {line}"));
         assert_eq!(warnings(changed), expected);

@@ -8,6 +8,7 @@
 
 mod founding;
 mod process;
+mod seats;
 mod spec;
 mod start;
 mod status;
@@ -86,6 +87,8 @@ pub struct Launcher {
     path: PathBuf,
     /// Its `data_dir` is absolute: pid files are known again by their paths.
     config: Config,
+    /// The ports of the coordinators that the cluster is founded with.
+    founders: Vec<u16>,
     /// The binary that runs nodes.
     program: PathBuf,
 }
@@ -98,7 +101,8 @@ impl Launcher {
             std::path::absolute(path).map_err(Error::io(format!("find the full path of {}", path.display())))
         };
         config.data_dir = absolute(&config.data_dir)?;
-        Ok(Launcher { shown: path.to_owned(), path: absolute(path)?, config, program })
+        let founders = founding::founders(&config)?;
+        Ok(Launcher { shown: path.to_owned(), path: absolute(path)?, config, founders, program })
     }
 
     /// What `cluster.toml` says.
@@ -108,7 +112,7 @@ impl Launcher {
 
     /// Every node of the file, coordinators first.
     pub fn nodes(&self) -> Vec<Spec> {
-        Spec::all(&self.config, &self.path, cpus())
+        Spec::all(&self.config, &self.founders, &self.path, cpus())
     }
 
     /// Waits for its turn to start nodes, so that two `up`s never start one node twice.

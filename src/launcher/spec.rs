@@ -63,15 +63,24 @@ impl fmt::Display for Spec {
 impl Spec {
     /// Every node, coordinators first. The nodes share the machine's `cpus`: with a thread for each
     /// CPU in each of them, threads would mostly wake one another.
-    pub(super) fn all(config: &Config, config_path: &Path, cpus: usize) -> Vec<Spec> {
-        let coordinators: Vec<_> =
-            config.coordinator_addresses().iter().map(|address| address.to_string()).collect();
-        let coordinators = coordinators.join(",");
+    ///
+    /// `founders` are the coordinators that the cluster is, or was, founded with; the others wait to
+    /// be added to it.
+    pub(super) fn all(config: &Config, founders: &[u16], config_path: &Path, cpus: usize) -> Vec<Spec> {
+        let list = |ports: &[u16]| {
+            let addresses = ports.iter().map(|port| SocketAddr::new(LISTEN, *port).to_string());
+            addresses.collect::<Vec<_>>().join(",")
+        };
+        let (coordinators, founding) = (list(&config.coordinators), list(founders));
         let mut specs = Vec::new();
         for port in &config.coordinators {
             let mut spec = Spec::new(config, NodeRole::Coordinator, *port);
             spec.args.extend(["--dir".into(), spec.dir.clone().into()]);
-            spec.args.extend(["--peers".into(), coordinators.clone().into()]);
+            if founders.contains(port) {
+                spec.args.extend(["--peers".into(), founding.clone().into()]);
+            } else {
+                spec.args.push("--join".into());
+            }
             spec.args.extend(["--config".into(), config_path.into()]);
             specs.push(spec);
         }
@@ -171,9 +180,10 @@ mod tests {
         let text = "[cluster]\ndata_dir = \"/d\"\ncache = \"64MiB\"\n[[coordinator]]\nport = 1\n[[coordinator]]\nport = 2\n\
                     [[worker]]\nport = 3\nzone = \"-z\"\n";
         let path = Path::new("/c/cluster.toml");
-        let specs = Spec::all(&Config::parse(path, text).unwrap(), path, 7);
-        let lines: Vec<_> =
-            specs.iter().map(|spec| spec.args.join(" ".as_ref()).into_string().unwrap()).collect();
+        let specs = Spec::all(&Config::parse(path, text).unwrap(), &[1, 2], path, 7);
+        let lines = |specs: &[Spec]| -> Vec<String> {
+            specs.iter().map(|spec| spec.args.join(" ".as_ref()).into_string().unwrap()).collect()
+        };
         let peers = "127.0.0.1:1,127.0.0.1:2";
         let expected = [
             format!(
@@ -186,7 +196,11 @@ mod tests {
                 "worker 3 /d/worker-3 {peers} --zone=-z --threads=2 --cache=64MiB --listen 127.0.0.1 --pid-file /d/worker-3/node.pid"
             ),
         ];
-        assert_eq!(lines, expected);
+        assert_eq!(lines(&specs), expected);
+        let later = lines(&Spec::all(&Config::parse(path, text).unwrap(), &[1, 9], path, 7));
+        assert!(later[0].contains(" --peers 127.0.0.1:1,127.0.0.1:9 "), "{later:?}");
+        assert!(later[1].contains(" --join ") && !later[1].contains("--peers"), "{later:?}");
+        assert_eq!(later[2], expected[2], "a worker is told where the coordinators are now");
         assert_eq!(specs[2].to_string(), "worker 3");
     }
 

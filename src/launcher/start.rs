@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, StreamExt as _, future::select_ok, stream::FuturesUnordered};
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{select_ok, try_join},
+    stream::FuturesUnordered,
+};
 use tokio::{
     process::{Child, Command},
     time::{Instant, sleep},
@@ -22,7 +26,7 @@ use crate::{
 
 /// How long a node may take to become ready before that is told. It is left to go on: a large log
 /// takes long to read.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long one question to a node may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -134,7 +138,9 @@ impl Launcher {
         let result = match spawned {
             Err(error) => Err(error),
             Ok(()) => tokio::select! {
-                result = until_up(&mut nodes, ready, report) => result.map(Some),
+                result = try_join(until_up(&mut nodes, ready, report), self.seat_newcomers(report)) => {
+                    result.map(|(answered, ())| Some(answered))
+                }
                 () = shutdown => Ok(None),
             },
         };

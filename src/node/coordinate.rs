@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, timeout};
 
-use super::{Node, coordinator, coordinator::propose, seen::Signs};
+use super::{Node, coordinator, coordinator::propose, seats, seen::Signs, split};
 use crate::{
     consensus::group::Group,
     coordinator::{
@@ -37,6 +37,12 @@ const REACH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A transfer of leadership that was ordered is not ordered again for so long.
 const TRANSFER_PAUSE: Duration = Duration::from_secs(3);
+
+/// A shard that could not be split for its size is left alone for so long.
+const SPLIT_PAUSE: Duration = Duration::from_secs(30);
+
+/// The time for a split for a shard's size: its leader may have to write down much to find the middle.
+const SPLIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The time for one step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -103,6 +109,21 @@ async fn round(node: &Arc<Node>, group: &Arc<Group>, quiet: &mut Quiet) -> Resul
                 let reply = propose(group, &command, Instant::now() + STEP_TIMEOUT).await?;
                 tracing::info!(?reply, command = name(&command), "plan committed");
             }
+            Step::Split { group: shard } => {
+                if node.seen.lock().order_split(shard, SPLIT_PAUSE, Instant::now()) {
+                    let (node, group) = (node.clone(), group.clone());
+                    tokio::spawn(async move {
+                        let deadline = Instant::now() + SPLIT_TIMEOUT;
+                        match split::order(&node, &group, shard, split::Where::MiddleOfData, deadline).await {
+                            Ok((child, at)) => {
+                                node.seen.lock().forget_split(shard);
+                                tracing::info!(%shard, %child, %at, "split for its size");
+                            }
+                            Err(error) => tracing::info!(%shard, %error, "split for its size"),
+                        }
+                    });
+                }
+            }
             Step::TransferLeader { group, to } => {
                 let Some(leader) = node.seen.lock().order_transfer(group, TRANSFER_PAUSE, Instant::now())
                 else {
@@ -151,6 +172,9 @@ fn name(command: &Command) -> &'static str {
         Command::Formed { .. } => "formed",
         Command::Drain { .. } => "drain",
         Command::Remove { .. } => "remove",
+        Command::AddCoordinator { .. } => "add coordinator",
+        Command::RemoveCoordinator { .. } => "remove coordinator",
+        Command::Split { .. } => "split",
     }
 }
 
@@ -178,7 +202,10 @@ fn push_map(node: &Arc<Node>, pushed: &mut Option<Epoch>) {
 pub(super) fn observed(node: &Node, state: &State, map: &Map, group: &Group, now: Instant) -> Observed {
     let status = group.status();
     let me = node.number().unwrap_or_default();
-    node.seen.lock().observed(map, state.pinged().keys().cloned(), me, status.term, now)
+    let observed = node.seen.lock().observed(map, state.pinged().keys().cloned(), me, status.term, now);
+    let matched = status.learners.iter().map(|id| status.matched.get(id).copied().unwrap_or(0));
+    let seats_behind = matched.min().map(|least| status.last.saturating_sub(least));
+    Observed { seats: seats::seen(node, &status), seats_behind, ..observed }
 }
 
 /// Obeys the coordinator's wish that another voter lead a shard. The coordinator learns late that a

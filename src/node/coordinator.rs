@@ -5,20 +5,22 @@
 //! group empty. The first by number waits until all the others have answered that they are empty
 //! too, and then gives the group its members, each with its store. A coordinator that lost its
 //! directory has another store, so the others neither vote for it nor take its vote
-//! (`peer::hello`), and they tell it that the group has members, so it founds nothing.
+//! (`peer::hello`), and they tell it that the group has members, so it founds nothing and waits for a
+//! seat of its own (`node::seats`), as one that names no peers does from the start.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::pending, sync::Arc, time::Duration};
 
 use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::{Node, coordinate, identity};
+use super::{Node, coordinate, identity, seats, split};
 use crate::{
     clock,
     config::Address,
     consensus::{group::Group, machine::Machine},
     coordinator::{
+        clocks,
         command::{Command, Reply},
         leave,
         machine::State,
@@ -26,7 +28,7 @@ use crate::{
         status,
     },
     error::Error,
-    ids::{ClusterId, GroupId, NodeId, WorkerId},
+    ids::{ClusterId, GroupId, NodeId, StoreId, WorkerId},
     peer::Peer,
     ring::map::{Coordinator, Map},
     router::{
@@ -38,36 +40,85 @@ use crate::{
 /// Between two attempts to reach all the other coordinators before the founding.
 const FOUNDING_PAUSE: Duration = Duration::from_millis(100);
 
+/// What a coordinator says that has a seat and does not have the map from its own group yet.
+const BEING_ADDED: &str = "this coordinator is being added to the group";
+
 /// The time for one question during the founding.
 const FOUNDING_ATTEMPT: Duration = Duration::from_secs(1);
 
-/// Starts the coordinator group on this node, forms it where that is this node's task, and runs the
-/// leader's loop as long as the node runs.
+/// Starts the coordinator group on this node, once it has a seat in it, and runs the leader's loop as
+/// long as the node runs. A store that has a seat goes by what it says, whatever `peers` are.
 pub(super) async fn run(node: Arc<Node>, mut peers: Vec<Address>) -> anyhow::Result<()> {
     peers.sort();
-    let place = peers.iter().position(|peer| *peer == node.advertise);
-    let place =
-        place.ok_or_else(|| anyhow::anyhow!("--peers must name this coordinator, {}", node.advertise))?;
-    let number = match identity::member(node.host.store())? {
-        Some(member) => member.node,
-        None => NodeId(place as u64 + 1),
-    };
-    let cluster = identity::member(node.host.store())?.and_then(|member| member.cluster);
-    node.set_member(number, cluster)?;
     node.router.set_seeds(others(&peers, &node).collect());
-    let shared = node.coordinator.clone().expect("only coordinators run this");
-    let group = node.host.start(GroupId::COORDINATOR, number, Machine::coordinator(shared)).await?;
-    tokio::spawn(follow_map(node.clone()));
-    let initialized = group.is_initialized().await?;
-    if initialized {
-        node.add_members(&group);
-    } else if place == 0 {
-        found(&node, &group, &peers).await?;
-    } else {
-        tokio::spawn(await_founding(node.clone(), group.clone(), peers));
-    }
+    let group = match resume(&node).await? {
+        Some(group) => group,
+        None => begin(&node, &peers).await?,
+    };
+    node.add_members(&group);
+    tokio::spawn(seats::run(node.clone(), group.clone()));
     coordinate::run(node, group).await;
     Ok(())
+}
+
+async fn start(node: &Arc<Node>, number: NodeId) -> anyhow::Result<Arc<Group>> {
+    let shared = node.coordinator.clone().expect("only coordinators run this");
+    let group = node.host.start(GroupId::COORDINATOR, number, Machine::coordinator(shared)).await?;
+    tokio::spawn(follow_map(node.clone(), number));
+    Ok(group)
+}
+
+/// Goes on where an earlier life of this node was a member.
+async fn resume(node: &Arc<Node>) -> anyhow::Result<Option<Arc<Group>>> {
+    let Some(member) = identity::member(node.host.store())? else { return Ok(None) };
+    node.set_member(member.node, member.cluster)?;
+    if let Some(map) = identity::map(node.host.store())? {
+        node.set_directory(&map);
+        node.router.set_map(map);
+    }
+    let group = start(node, member.node).await?;
+    let initialized = group.is_initialized().await?;
+    if member.cluster.is_some() || initialized {
+        if !initialized {
+            node.set_obstacle(Some(BEING_ADDED.into()));
+        }
+        return Ok(Some(group));
+    }
+    // It waited for a founding that never was; what it is now told decides.
+    node.host.stop(GroupId::COORDINATOR).await;
+    Ok(None)
+}
+
+/// The beginning of a coordinator's life: it founds the group with its peers, or it waits until it is
+/// given a seat in one that is there.
+async fn begin(node: &Arc<Node>, peers: &[Address]) -> anyhow::Result<Arc<Group>> {
+    let place = peers.iter().position(|peer| *peer == node.advertise);
+    let founding = async {
+        let Some(place) = place else {
+            node.set_obstacle(Some(
+                "this coordinator waits to be added to a cluster: POST /cluster/coordinators?addr= there"
+                    .into(),
+            ));
+            return pending().await;
+        };
+        let number = NodeId(place as u64 + 1);
+        node.set_member(number, None)?;
+        let group = start(node, number).await?;
+        if place == 0 {
+            found(node, &group, peers).await?;
+            return Ok(group);
+        }
+        await_founding(node, &group, peers).await;
+        // The group also ends when a seat is taken, and with it the wait.
+        if node.entrance.close().await { Ok(group) } else { pending().await }
+    };
+    tokio::select! {
+        group = founding => group,
+        number = node.entrance.taken() => {
+            node.set_obstacle(Some(BEING_ADDED.into()));
+            start(node, number).await
+        }
+    }
 }
 
 fn others<'a>(peers: &'a [Address], node: &'a Node) -> impl Iterator<Item = Peer> + 'a {
@@ -86,19 +137,17 @@ async fn found(node: &Arc<Node>, group: &Group, peers: &[Address]) -> anyhow::Re
             node.router.ask_coordinator(&Peer::Addr(addr.clone()), &ClusterCall::Formed, deadline).await?;
         match answer {
             ClusterAnswer::Formed { initialized: false, store, .. } => Ok(Coordinator { addr, store }),
-            ClusterAnswer::Formed { cluster, .. } => {
-                let of = cluster.map_or_else(String::new, |cluster| format!(" of cluster {cluster}"));
-                Err(Error::Refused(format!(
-                    "{addr} is a member{of} and this coordinator is not: its directory is new or was lost; \
-                     a coordinator cannot come back with an empty directory"
-                )))
-            }
+            // Only this node founds, and it has not: it did so in a life that it has forgotten.
+            ClusterAnswer::Formed { .. } => Err(lost(node, &addr)),
             other => Err(other.unexpected()),
         }
     };
     loop {
         match try_join_all(peers.iter().map(&ask)).await {
             Ok(all) => {
+                if !node.entrance.close().await {
+                    return pending().await;
+                }
                 let numbered = all.into_iter().zip(1..).map(|(peer, number)| (NodeId(number), peer));
                 let coordinators: BTreeMap<_, _> = numbered.collect();
                 let members = coordinators
@@ -108,6 +157,7 @@ async fn found(node: &Arc<Node>, group: &Group, peers: &[Address]) -> anyhow::Re
                 group.initialize(members.collect()).await?;
                 return Ok(());
             }
+            Err(Error::Refused(why)) => node.set_obstacle(Some(why)),
             Err(error) => node.set_obstacle(Some(format!("waiting for the other coordinators: {error}"))),
         }
         if node.is_stopping() {
@@ -117,44 +167,62 @@ async fn found(node: &Arc<Node>, group: &Group, peers: &[Address]) -> anyhow::Re
     }
 }
 
-/// Until the founder has called: tells whoever asks why this coordinator is not ready, and learns
-/// where the others are.
-async fn await_founding(node: Arc<Node>, group: Arc<Group>, peers: Vec<Address>) {
+/// Until the founder has called: tells whoever asks why this coordinator is not ready.
+async fn await_founding(node: &Arc<Node>, group: &Group, peers: &[Address]) {
+    let mine = identity::store_id(node.host.store());
     while !node.is_stopping() {
         if matches!(group.is_initialized().await, Ok(true) | Err(_)) {
-            node.add_members(&group);
             return;
         }
-        for peer in others(&peers, &node) {
+        for peer in peers.iter().filter(|peer| **peer != node.advertise) {
             let deadline = Instant::now() + FOUNDING_ATTEMPT;
-            let answer = node.router.ask_coordinator(&peer, &ClusterCall::Formed, deadline).await;
-            node.set_obstacle(Some(match answer {
-                Ok(ClusterAnswer::Formed { initialized: true, .. }) => {
-                    "the coordinator group has members and this coordinator has not been called: unless \
-                     that changes at once, its directory was lost, and it cannot come back with an empty one"
-                        .into()
+            let asked = Peer::Addr(peer.to_string());
+            let answer = node.router.ask_coordinator(&asked, &ClusterCall::Formed, deadline).await;
+            match answer {
+                Ok(ClusterAnswer::Formed { initialized: true, stores, .. }) => {
+                    // Who is named there will be called.
+                    if !stores.contains(&mine) {
+                        let told = lost(node, &peer.to_string());
+                        node.set_obstacle(Some(told.to_string()));
+                    }
+                    break;
                 }
-                _ => "waiting for the coordinator group to be founded".into(),
-            }));
+                _ => node.set_obstacle(Some("waiting for the coordinator group to be founded".into())),
+            }
         }
         sleep(FOUNDING_PAUSE).await;
     }
 }
 
-/// Takes every map that the group agrees on to where this node looks for it.
-async fn follow_map(node: Arc<Node>) {
+/// The group has begun without this store, and will not count on it: it may be given a seat.
+fn lost(node: &Node, told_by: &str) -> Error {
+    node.entrance.open();
+    Error::Refused(format!(
+        "{told_by} is a member of a coordinator group and this coordinator is not: its directory is new or was \
+         lost; give it a new seat with POST /cluster/coordinators?addr={}",
+        node.advertise
+    ))
+}
+
+/// Takes every map that the group agrees on to where this node looks for it, as long as the group
+/// runs under this number.
+async fn follow_map(node: Arc<Node>, number: NodeId) {
     let shared = node.coordinator.clone().expect("only coordinators run this");
     let mut applied = shared.epochs();
-    loop {
+    while node.number() == Some(number) {
         let map = shared.state().map().cloned();
         if let Some(map) = map {
-            let number = node.number().expect("set before the group starts");
             if let Err(error) = node.set_member(number, Some(map.cluster)) {
                 tracing::error!(%error, "keep the cluster's identity");
             }
+            // A newcomer's log begins before it was added, and a seat may be lost.
+            if map.coordinators.contains_key(&number) {
+                node.set_obstacle(None);
+            } else if shared.state().unseated(number) {
+                node.set_obstacle(Some("this coordinator is being removed from the cluster".into()));
+            }
             node.set_directory(&map);
             node.router.set_map(map);
-            node.set_obstacle(None);
         }
         if applied.changed().await.is_err() {
             return;
@@ -168,34 +236,35 @@ pub(super) async fn answer(
     call: ClusterCall,
     deadline: Instant,
 ) -> Result<ClusterAnswer, Error> {
-    let not_here = Error::NotLeader { leader: None };
-    let group = node.host.get(GroupId::COORDINATOR).ok_or(not_here)?;
-    let shared = node.coordinator.as_ref().expect("the group runs on coordinators only");
     if call == ClusterCall::Formed {
-        return Ok(ClusterAnswer::Formed {
-            initialized: group.is_initialized().await?,
-            cluster: shared.state().map().map(|map| map.cluster),
-            store: identity::store_id(node.host.store()),
-        });
+        return formed(node).await;
     }
+    let not_here = Error::NotLeader { leader: None };
+    let group = seats::group(node).ok_or(not_here)?;
+    let shared = node.coordinator.as_ref().expect("the group runs on coordinators only");
     if !group.is_leader() {
         return Err(Error::NotLeader { leader: group.leader() });
     }
     match call {
-        ClusterCall::Join { id, store, addr, zone } => {
+        ClusterCall::Join { id, store, addr, zone, node: number, at } => {
             // An id that came back with another store replaces the old worker only if that one is silent.
             let known = shared.state().worker(&id).map(|(number, _)| number);
             let inactive_after = inactive_after(&shared.state());
             let replace =
                 known.is_some_and(|n| node.seen.lock().silent_for(n, Instant::now()) >= inactive_after);
             group.read_barrier(deadline).await?;
-            if shared.state().removed(&id, store).is_some() {
+            if number.is_some_and(|number| shared.state().expelled(number)) {
                 return Ok(ClusterAnswer::Expelled);
             }
-            let command = Command::Join { id, store, addr, zone, replace };
+            // A member is needed for what it keeps; its heartbeats are told.
+            let off = node.seen.lock().clock_off(number, at, clock::now());
+            if let Some(off) = off.filter(|_| number.is_none()) {
+                return Err(Error::Refused(clocks::sentence(off)));
+            }
+            let command = Command::Join { id, store, addr, zone, node: number, replace };
             match propose(&group, &command, deadline).await? {
                 Reply::Joined { node: number, .. } => {
-                    node.seen.lock().heard(number, &[], Instant::now(), clock::now());
+                    node.seen.lock().heard(number, &[], Some(at), Instant::now(), clock::now());
                     let map = shared.state().map().cloned();
                     let map = map.ok_or_else(|| Error::Unavailable("the cluster is being founded".into()))?;
                     Ok(ClusterAnswer::Joined { node: number, map: Box::new(map) })
@@ -203,12 +272,14 @@ pub(super) async fn answer(
                 other => done(other),
             }
         }
-        ClusterCall::Heartbeat { node: number, epoch, held } => {
+        ClusterCall::Heartbeat { node: number, epoch, held, at } => {
             let state = shared.state();
             let map = state.map().filter(|map| map.workers.contains_key(&number));
             let map = map.ok_or_else(|| Error::NotFound(format!("node {number} is not a member")))?;
             let mut seen = node.seen.lock();
-            seen.heard(number, &held, Instant::now(), clock::now());
+            let now = clock::now();
+            seen.heard(number, &held, Some(at), Instant::now(), now);
+            let clock_off_ms = seen.clock_off(Some(number), at, now);
             let wipe = held.iter().map(|held| held.group).filter(|group| {
                 // Only a report of the shard's leader, made under a map that does not want the replica
                 // here, says that nobody counts on it any more.
@@ -222,7 +293,7 @@ pub(super) async fn answer(
             });
             let wipe = wipe.collect();
             let newer = (map.epoch > epoch).then(|| Box::new(map.clone()));
-            Ok(ClusterAnswer::Heard { map: newer, wipe })
+            Ok(ClusterAnswer::Heard { map: newer, wipe, clock_off_ms })
         }
         ClusterCall::Ping { id, addr } => ping(node, &group, id, addr, deadline).await,
         ClusterCall::Workers => {
@@ -252,11 +323,54 @@ pub(super) async fn answer(
             }
             done(propose(&group, &Command::Remove { worker: id }, deadline).await?)
         }
+        ClusterCall::Coordinators => {
+            group.read_barrier(deadline).await?;
+            let state = shared.state();
+            let map = state.map().ok_or_else(|| Error::Unavailable("the cluster is being founded".into()))?;
+            let observed = coordinate::observed(node, &state, map, &group, Instant::now());
+            Ok(ClusterAnswer::Coordinators(status::coordinators(map, &observed)))
+        }
+        ClusterCall::AddCoordinator { addr } => seats::add(node, &group, addr, deadline).await,
+        ClusterCall::RemoveCoordinator { which } => seats::remove(node, &group, &which, deadline).await,
+        ClusterCall::Seated { node: number } => Ok(match seats::is_unseated(node, &group, number) {
+            true => ClusterAnswer::Expelled,
+            false => ClusterAnswer::Done,
+        }),
+        ClusterCall::Split { group: shard, at } => {
+            let place = at.map_or(split::Where::Middle, split::Where::At);
+            group.read_barrier(deadline).await?;
+            let (shard, at) = split::order(node, &group, shard, place, deadline).await?;
+            Ok(ClusterAnswer::Split { shard, at })
+        }
         ClusterCall::Formed
+        | ClusterCall::TakeSeat { .. }
+        | ClusterCall::Map
+        | ClusterCall::CountsOn { .. }
         | ClusterCall::TakeMap(_)
+        | ClusterCall::Middle { .. }
         | ClusterCall::Transfer { .. }
         | ClusterCall::Invite { .. } => Err(Error::Invalid("this is not for a coordinator".into())),
     }
+}
+
+/// Who this coordinator is, for whoever founds a group or adds members to one.
+async fn formed(node: &Arc<Node>) -> Result<ClusterAnswer, Error> {
+    let Some(shared) = &node.coordinator else {
+        return Err(Error::Refused(format!("the node at {} is a worker, not a coordinator", node.advertise)));
+    };
+    let (initialized, members) = match seats::group(node) {
+        Some(group) => (group.is_initialized().await?, group.members()),
+        None => (false, BTreeMap::new()),
+    };
+    let cluster = shared.state().map().map(|map| map.cluster);
+    Ok(ClusterAnswer::Formed {
+        initialized,
+        cluster: cluster.or_else(|| node.member()?.cluster),
+        store: identity::store_id(node.host.store()),
+        stores: members.into_values().map(|member| StoreId(member.store)).collect(),
+        addr: node.advertise.to_string(),
+        free: node.entrance.is_free() && !initialized,
+    })
 }
 
 /// Renews an id that only pings. Only a new one, or one that moved, costs a Raft write (D11).
@@ -283,7 +397,9 @@ async fn ping(
     };
     match known {
         // Its own heartbeats tell more; still, whoever pings for it from its address sees it alive.
-        Known::Member(number) => node.seen.lock().heard(number, &[], Instant::now(), clock::now()),
+        Known::Member(number) => {
+            node.seen.lock().heard(number, &[], None, Instant::now(), clock::now());
+        }
         Known::Pinged => {
             group.read_barrier(deadline).await?;
             node.seen.lock().pinged(id, Instant::now(), clock::now());
@@ -318,7 +434,7 @@ pub(super) async fn propose(group: &Group, command: &Command, deadline: Instant)
 
 fn done(reply: Reply) -> Result<ClusterAnswer, Error> {
     match reply {
-        Reply::Done { .. } | Reply::Joined { .. } => Ok(ClusterAnswer::Done),
+        Reply::Done { .. } | Reply::Joined { .. } | Reply::Split { .. } => Ok(ClusterAnswer::Done),
         Reply::Refused(why) => Err(Error::Refused(why)),
         Reply::Unknown(why) => Err(Error::NotFound(why)),
     }

@@ -1,13 +1,19 @@
 //! What other nodes ask of this one: Raft's messages go to their groups, everything else is answered
 //! here.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::{
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Node, coordinate, coordinator, worker};
+use super::{Node, coordinate, coordinator, seats, split, worker};
 use crate::{
     consensus::host::Host,
     error::Error,
@@ -18,6 +24,9 @@ use crate::{
         local,
     },
 };
+
+/// Between two looks whether requests have ended.
+const ENDED_POLL: Duration = Duration::from_millis(2);
 
 /// The way from the connections to the node. The connections are made first and the node needs
 /// them, so it is set later; calls before that are told that they had no effect.
@@ -39,6 +48,47 @@ impl Dispatcher {
     }
 }
 
+/// Requests of clients that other nodes have passed on and that are not answered yet.
+#[derive(Debug, Default)]
+pub(super) struct PassedOn {
+    count: AtomicUsize,
+    refused: AtomicBool,
+}
+
+/// One of them, while it lasts.
+struct Passed<'n>(&'n PassedOn);
+
+impl PassedOn {
+    /// Takes one, unless no more are taken.
+    fn begin(&self) -> Result<Passed<'_>, Error> {
+        // Counted first, so that whoever refuses and then looks misses none.
+        self.count.fetch_add(1, Ordering::SeqCst);
+        let passed = Passed(self);
+        if self.refused.load(Ordering::SeqCst) {
+            return Err(Error::Unavailable("the node is stopping".into()));
+        }
+        Ok(passed)
+    }
+
+    /// From now on none is taken.
+    pub(super) fn refuse(&self) {
+        self.refused.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until all have ended, at most until the deadline.
+    pub(super) async fn ended(&self, deadline: Instant) {
+        while self.count.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+            sleep(ENDED_POLL).await;
+        }
+    }
+}
+
+impl Drop for Passed<'_> {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Handler for Dispatcher {
     fn dispatch(&self, from: &Arc<Conn>, what: u8, body: Bytes, reply: Reply) {
         if Host::takes(what) {
@@ -56,12 +106,15 @@ impl Handler for Dispatcher {
 async fn answer(node: &Arc<Node>, what: u8, body: Bytes) -> Result<Bytes, Error> {
     match what {
         method::WRITE => {
+            let _passed = node.passed_on.begin()?;
             let (group, deadline, command) = calls::read_write(body)?;
             local::write(&node.host, group, node.epoch(), command, deadline).await
         }
         method::QUERY => {
-            let (group, deadline, consistency, query) = calls::read_query(body)?;
-            let served = local::query(&node.host, group, node.epoch(), query, consistency, deadline).await?;
+            let _passed = node.passed_on.begin()?;
+            let (group, deadline, consistency, arc, query) = calls::read_query(body)?;
+            let epoch = node.epoch();
+            let served = local::query(&node.host, group, epoch, arc, query, consistency, deadline).await?;
             Ok(calls::encode_served(&served))
         }
         method::CLUSTER => {
@@ -90,6 +143,25 @@ async fn cluster(node: &Arc<Node>, call: ClusterCall, deadline: Instant) -> Resu
         ClusterCall::Transfer { group, to } => {
             coordinate::transfer(node, group, to).await?;
             Ok(ClusterAnswer::Done)
+        }
+        ClusterCall::TakeSeat { node: number, map } => {
+            if node.coordinator.is_none() {
+                return Err(Error::Refused("this node is a worker, not a coordinator".into()));
+            }
+            seats::take(node, number, *map).await?;
+            Ok(ClusterAnswer::Done)
+        }
+        ClusterCall::CountsOn { group, node: whom } => {
+            let not_here = Error::NotHere { epoch: node.epoch() };
+            let group = node.host.get(group).ok_or(not_here)?;
+            Ok(ClusterAnswer::CountsOn(group.counts_on(whom, deadline).await?))
+        }
+        ClusterCall::Map => {
+            let map = node.router.map().map(|map| Box::new((**map).clone()));
+            Ok(ClusterAnswer::Map(map))
+        }
+        ClusterCall::Middle { group, arc } => {
+            Ok(ClusterAnswer::Middle(split::middle(node, group, arc).await?))
         }
         ClusterCall::Invite { coordinators } => {
             node.invite(&coordinators)?;

@@ -32,6 +32,11 @@ fn read(node: &Node) {
     gauge!(name::RAFT_GROUPS).set(groups.len() as f64);
     gauge!(name::RAFT_GROUPS_LED).set(groups.iter().filter(|group| group.is_leader()).count() as f64);
     gauge!(name::RAFT_UNAPPLIED_ENTRIES).set(behind as f64);
+    if let Some(map) = node.router.map() {
+        let split = || map.shards.values().filter(|shard| shard.parent.is_some());
+        gauge!(name::SHARDS_SPLIT).set(split().count() as f64);
+        gauge!(name::SHARDS_SPLITTING).set(split().filter(|shard| !shard.formed).count() as f64);
+    }
     gauge!(name::MAP_EPOCH).set(node.epoch().0 as f64);
     gauge!(name::READY).set(if node.ready().is_ok() { 1.0 } else { 0.0 });
 
@@ -44,6 +49,7 @@ fn read(node: &Node) {
     gauge!(name::STORE_SYNC_MAX_SECONDS).set(stats.sync_us_max as f64 / MICROS_PER_SECOND);
     counter!(name::STORE_APPLIES_TOTAL).absolute(stats.applies_total);
     counter!(name::STORE_SNAPSHOTS_INSTALLED_TOTAL).absolute(stats.installs_total);
+    counter!(name::STORE_FORKS_TOTAL).absolute(stats.forks_total);
     gauge!(name::STORE_BLOCK_CACHE_BYTES).set(stats.block_cache_bytes as f64);
     counter!(name::STORE_MEMTABLE_HITS_TOTAL).absolute(stats.memtable_hits_total);
     counter!(name::STORE_MEMTABLE_MISSES_TOTAL).absolute(stats.memtable_misses_total);

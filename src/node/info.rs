@@ -8,7 +8,6 @@ use super::Node;
 use crate::{
     error::Error,
     http::{Identity, Joining, NodeInfo, PeerStream},
-    peer::Peer,
     router::calls::ClusterCall,
 };
 
@@ -40,7 +39,7 @@ impl NodeInfo for Info {
             let map = map.ok_or_else(|| Error::Unavailable("this node has no cluster to join yet".into()))?;
             let coordinators = map.coordinators.values().map(|c| c.addr.clone()).collect();
             let call = ClusterCall::Invite { coordinators };
-            self.0.router.ask_coordinator(&Peer::Addr(addr), &call, deadline).await?.done()
+            self.0.router.ask_newcomer(addr, &call, deadline).await?.done()
         })
     }
 }

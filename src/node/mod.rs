@@ -40,7 +40,9 @@ mod gauges;
 mod identity;
 mod info;
 mod reconcile;
+mod seats;
 mod seen;
+mod split;
 mod upkeep;
 mod worker;
 
@@ -63,10 +65,14 @@ pub(crate) struct Node {
     /// Why the node cannot serve yet, or no longer.
     obstacle: watch::Sender<Option<String>>,
     stopping: AtomicBool,
+    /// Requests that other nodes have passed on to this one.
+    passed_on: dispatch::PassedOn,
     /// The disk does not finish its syncs in time.
     limping: AtomicBool,
-    /// The cluster has taken this worker out for good.
+    /// The cluster has taken this node out for good.
     expelled: AtomicBool,
+    /// Where a coordinator without a seat waits for one.
+    entrance: seats::Entrance,
     /// Coordinators whose cluster a worker is asked to join.
     invitations: watch::Sender<Vec<Address>>,
     /// On coordinators, the group's state.
@@ -92,7 +98,7 @@ impl Node {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Stops every shard here for good: the cluster counts on none of them any more, and a replica
+    /// Stops every group here for good: the cluster counts on none of them any more, and a replica
     /// that nobody counts on must not go on standing for election.
     async fn expel(&self) {
         if !self.expelled.swap(true, Ordering::Relaxed) {
@@ -159,7 +165,11 @@ impl Node {
     fn set_directory(&self, map: &Map) {
         let workers = map.workers.iter().map(|(id, worker)| (*id, (worker.addr.clone(), worker.store)));
         let coordinators = map.coordinators.iter().map(|(id, c)| (*id, (c.addr.clone(), c.store)));
-        self.links.set_directory(workers.chain(coordinators).collect());
+        // A coordinator that is off the map may still have a vote in the change that takes it out.
+        let members = seats::group(self).map(|group| group.members()).unwrap_or_default();
+        let members = members.into_iter().map(|(id, node)| (id, (node.addr, StoreId(node.store))));
+        // Of two entries the later one stays.
+        self.links.set_directory(members.chain(workers).chain(coordinators).collect());
     }
 
     fn add_coordinators(&self, coordinators: &BTreeMap<NodeId, Coordinator>) {
@@ -176,7 +186,10 @@ impl Node {
     /// Asks this worker to join the cluster of these coordinators.
     fn invite(&self, coordinators: &[String]) -> Result<(), Error> {
         if self.coordinator.is_some() {
-            return Err(Error::Refused("this node is a coordinator: only workers join".into()));
+            return Err(Error::Refused(
+                "this node is a coordinator, and only workers join; add it with POST /cluster/coordinators"
+                    .into(),
+            ));
         }
         if let Some(cluster) = self.member().and_then(|member| member.cluster) {
             return Err(Error::Refused(format!("this worker is a member of cluster {cluster} already")));
@@ -247,12 +260,20 @@ fn build(config: &config::Node, store: Store, name: String) -> anyhow::Result<Ar
         member: RwLock::default(),
         obstacle: watch::Sender::new(None),
         stopping: AtomicBool::new(false),
+        passed_on: dispatch::PassedOn::default(),
         limping: AtomicBool::new(false),
         expelled: AtomicBool::new(false),
+        entrance: seats::Entrance::new(),
         invitations: watch::Sender::new(Vec::new()),
         coordinator: coordinates.then(Shared::new),
         seen: Mutex::default(),
     });
+    if matches!(&config.role, Role::Coordinator { peers } if peers.is_empty())
+        && identity::member(node.host.store())?.is_none()
+    {
+        // Before anybody can ask: it has nothing, and it founds nothing.
+        node.entrance.open();
+    }
     dispatcher.connect(&node);
     tokio::spawn(take_over(node.clone(), gone));
     tokio::spawn(upkeep::run(node.clone()));
@@ -276,6 +297,8 @@ async fn play(node: &Arc<Node>, config: &config::Node) -> anyhow::Result<()> {
             }
             node.invitations.send_replace(coordinators.clone());
             tokio::spawn(reconcile::run(node.clone()));
+            tokio::spawn(reconcile::start(node.clone()));
+            tokio::spawn(split::run(node.clone()));
             worker::run(node.clone(), worker::Introduction { id, zone: zone.clone() }).await;
         }
     }
@@ -294,10 +317,13 @@ async fn take_over(node: Arc<Node>, mut gone: tokio::sync::mpsc::Receiver<NodeId
 async fn stop(node: &Arc<Node>, stop_http: watch::Sender<bool>, server: tokio::task::JoinHandle<()>) {
     node.stopping.store(true, Ordering::Relaxed);
     node.host.hand_over(Instant::now() + HAND_OVER).await;
+    // Who still takes this node for a leader asks another one, as long as nothing can have happened.
+    node.passed_on.refuse();
     stop_http.send_replace(true);
     // It ends by itself within its bound; a panic in it must not keep the store from closing.
-    let _ = timeout(DRAIN * 2, server).await;
+    let (_, ()) = tokio::join!(timeout(DRAIN * 2, server), node.passed_on.ended(Instant::now() + DRAIN * 2));
     node.host.shutdown().await;
+    node.links.part(Instant::now() + DRAIN / 2).await;
     node.links.close();
     let store = node.host.store().clone();
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.shutdown()).await {

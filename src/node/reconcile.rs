@@ -3,6 +3,9 @@
 //!
 //! A group that the map no longer gives to this worker runs on until the coordinator says that its
 //! leader has let go of it (`node::worker`): until then its vote may be needed.
+//!
+//! A shard that was split off another one is never given first members: it has those of its parent,
+//! and a replica that does not come into being by the split gets all of it from the others.
 
 use std::{
     collections::BTreeMap,
@@ -14,15 +17,13 @@ use futures_util::{StreamExt, stream};
 use raft_store::types::Node as Member;
 use tokio::time::{Instant, timeout};
 
-use super::Node;
+use super::{Node, split};
 use crate::{
-    consensus::{
-        group::{Change, Group},
-        machine::Machine,
-    },
+    consensus::group::{Change, Group},
     error::Error,
-    ids::{Epoch, GroupId, NodeId},
+    ids::{Epoch, GroupId, NodeId, Position},
     ring::map::{Indexed, Map, Shard},
+    shard,
 };
 
 /// How often the groups are held against the map while nothing tells that either changed.
@@ -37,8 +38,25 @@ const CHANGES_AT_ONCE: usize = 8;
 /// The time for one step of a change; a step that takes longer is taken up again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs as long as the node.
+/// Brings members to the map, as long as the node runs.
 pub(super) async fn run(node: Arc<Node>) {
+    let mut epochs = node.router.epochs();
+    loop {
+        if let (Some(map), Some(me)) = (node.router.map(), node.number())
+            && !node.expelled.load(Ordering::Relaxed)
+        {
+            stream::iter(node.host.all())
+                .for_each_concurrent(CHANGES_AT_ONCE, |group| converge(&map, group, me))
+                .await;
+        }
+        // The epoch's sender lives as long as the router; a timeout is the ordinary case.
+        let _ = timeout(INTERVAL, epochs.changed()).await;
+    }
+}
+
+/// Starts groups, as long as the node runs. By itself: a new shard does not wait for members of
+/// others that are slow to change.
+pub(super) async fn start(node: Arc<Node>) {
     let mut epochs = node.router.epochs();
     // Under which map every group was found to run and to be formed, and when.
     let mut settled: Option<(Epoch, Instant)> = None;
@@ -52,40 +70,59 @@ pub(super) async fn run(node: Arc<Node>) {
                 let begun = Instant::now();
                 settled = start_groups(&node, &map, me).await.then_some((map.epoch, begun));
             }
-            stream::iter(node.host.all())
-                .for_each_concurrent(CHANGES_AT_ONCE, |group| converge(&map, group, me))
-                .await;
         }
-        // The epoch's sender lives as long as the router; a timeout is the ordinary case.
-        let _ = timeout(INTERVAL, epochs.changed()).await;
+        let news = async {
+            tokio::select! {
+                _ = epochs.changed() => false,
+                () = node.host.forked() => true,
+            }
+        };
+        if timeout(INTERVAL, news).await == Ok(true) {
+            settled = None;
+        }
     }
 }
 
-/// Whether all of them run now, and none of them waits for its members.
+/// Whether all of them run now, and none of them waits for its members or its parent.
 async fn start_groups(node: &Arc<Node>, map: &Indexed, me: NodeId) -> bool {
-    let mut all = true;
-    let machine = || Machine::shard(map.settings.partitioner);
-    let kept = node.host.store().groups().into_iter().map(GroupId);
-    let kept = kept.filter(|id| *id != GroupId::COORDINATOR && map.shard(*id).is_some());
-    let wanted = map.shards_of(me).map(|(_, shard)| shard.group);
-    for id in wanted.chain(kept) {
-        if node.host.get(id).is_none()
-            && !node.is_stopping()
-            && let Err(error) = node.host.start(id, me, machine()).await
-        {
-            all = false;
-            tracing::error!(group = %id, %error, "start shard");
+    let mut failed = false;
+    let here: Vec<GroupId> = node.host.store().groups().into_iter().map(GroupId).collect();
+    let kept = here.iter().copied().filter(|id| *id != GroupId::COORDINATOR && map.shard(*id).is_some());
+    let is_wanted = |(start, shard): &(Position, &Shard)| {
+        !here.contains(&shard.group) && !split::is_expected(node, map, &here, *start, shard.parent)
+    };
+    let wanted = map.shards_of(me).filter(is_wanted).map(|(_, shard)| shard.group);
+    // Those that have a state first: the others look at them.
+    for id in kept.chain(wanted) {
+        if node.host.get(id).is_some() || node.is_stopping() {
+            continue;
+        }
+        let machine = node.host.shard(shard::Shard { group: id, partitioner: map.settings.partitioner });
+        match node.host.start(id, me, machine).await {
+            Ok(group) => stand(node, map, group),
+            Err(error) => {
+                failed = true;
+                tracing::error!(group = %id, %error, "start shard");
+            }
         }
     }
-    for (_, shard) in map.shards_of(me).filter(|(_, shard)| !shard.formed) {
-        all = false;
+    for (_, shard) in map.shards_of(me).filter(|(_, shard)| !shard.formed && shard.parent.is_none()) {
         if shard.replicas.first() == Some(&me)
             && let Err(error) = form(node, map, shard).await
         {
             tracing::warn!(group = %shard.group, %error, "form shard");
         }
     }
-    all
+    !failed && map.shards_of(me).all(|(_, shard)| shard.formed && node.host.get(shard.group).is_some())
+}
+
+/// Whoever leads a shard stands for election at once in the one that was split off it.
+fn stand(node: &Node, map: &Map, group: Arc<Group>) {
+    let Some((_, shard)) = map.shard(group.id()) else { return };
+    let parent = shard.parent.filter(|_| !shard.formed).and_then(|parent| node.host.get(parent));
+    if parent.is_some_and(|parent| parent.is_leader()) {
+        node.host.stand(group);
+    }
 }
 
 /// Gives a new shard its first members. Only its primary does, and only while the map says that it

@@ -10,7 +10,10 @@ use tokio::time::Instant;
 
 use crate::{
     command::At,
-    coordinator::observed::{Heartbeat, Observed, ShardSeen, WorkerSeen},
+    coordinator::{
+        clocks,
+        observed::{Heartbeat, Observed, ShardSeen, WorkerSeen},
+    },
     ids::{GroupId, NodeId, WorkerId},
     ring::map::Map,
     router::calls::Held,
@@ -28,6 +31,8 @@ pub(super) struct Seen {
     changes: u64,
     /// When a transfer of a shard's leadership was last ordered.
     transfers: HashMap<GroupId, Instant>,
+    /// When a split for a shard's size was last tried.
+    splits: HashMap<GroupId, Instant>,
     /// The first time a worker was active, for the wait before the shards are made.
     first_worker: Option<Instant>,
 }
@@ -48,6 +53,8 @@ pub(super) struct Signs {
 struct Sign {
     heard: Instant,
     at: At,
+    /// By how much its clock differs from this one's, milliseconds, where it told.
+    offset_ms: Option<i64>,
 }
 
 impl Seen {
@@ -63,9 +70,11 @@ impl Seen {
         *self = Self::default();
     }
 
-    /// A worker spoke.
-    pub(super) fn heard(&mut self, node: NodeId, held: &[Held], now: Instant, at: At) {
-        self.workers.insert(node, Sign { heard: now, at });
+    /// A worker spoke, with the time by its own clock where it told.
+    pub(super) fn heard(&mut self, node: NodeId, held: &[Held], theirs: Option<At>, now: Instant, at: At) {
+        let known = self.workers.get(&node).and_then(|sign| sign.offset_ms);
+        let offset_ms = theirs.map(|theirs| offset_ms(theirs, at)).or(known);
+        self.workers.insert(node, Sign { heard: now, at, offset_ms });
         self.first_worker.get_or_insert(now);
         for held in held {
             let shard = self.shards.entry(held.group).or_default();
@@ -80,6 +89,7 @@ impl Seen {
                         commit: Some(leads.commit),
                         applied: Some(leads.applied),
                         bytes: Some(leads.bytes),
+                        arc: leads.arc,
                         behind: Some(leads.behind),
                     };
                     let plans = |shard: &ShardSeen| (shard.leader, shard.term);
@@ -100,7 +110,15 @@ impl Seen {
 
     /// Someone pinged for this id.
     pub(super) fn pinged(&mut self, id: WorkerId, now: Instant, at: At) {
-        self.pinged.insert(id, Sign { heard: now, at });
+        self.pinged.insert(id, Sign { heard: now, at, offset_ms: None });
+    }
+
+    /// By how much the clock of a worker is off, by the clocks of the others, where that is too much.
+    pub(super) fn clock_off(&self, node: Option<NodeId>, theirs: At, at: At) -> Option<i64> {
+        let offset = offset_ms(theirs, at);
+        let others = self.workers.iter().filter(|(other, _)| Some(**other) != node);
+        let others = others.filter_map(|(_, sign)| sign.offset_ms);
+        clocks::off(offset, clocks::middle(others.chain([offset])))
     }
 
     /// Forgets workers and shards that the map no longer has.
@@ -137,6 +155,21 @@ impl Seen {
         Some(leader)
     }
 
+    /// Whether to try and split a shard for its size: not again, if that was done just now.
+    pub(super) fn order_split(&mut self, group: GroupId, pause: Duration, now: Instant) -> bool {
+        let last = self.splits.get(&group);
+        let is_due = last.is_none_or(|last| now.saturating_duration_since(*last) >= pause);
+        if is_due {
+            self.splits.insert(group, now);
+        }
+        is_due
+    }
+
+    /// A shard was split for its size, and may be so again as soon as its new size is known.
+    pub(super) fn forget_split(&mut self, group: GroupId) {
+        self.splits.remove(&group);
+    }
+
     /// The last report about a shard.
     pub(super) fn shard(&self, group: GroupId) -> Option<&ShardSeen> {
         self.shards.get(&group)
@@ -152,12 +185,17 @@ impl Seen {
         now: Instant,
     ) -> Observed {
         let inactive_after = Duration::from_millis(map.settings.inactive_after_ms);
+        let middle = clocks::middle(self.workers.values().filter_map(|sign| sign.offset_ms));
         let workers = map.workers.keys().map(|node| {
+            let sign = self.workers.get(node);
             let silent = self.silent_for(*node, now);
             let seen = WorkerSeen {
                 active: silent < inactive_after,
                 silent_for_ms: millis(silent),
-                last_ping: self.workers.get(node).map(|sign| sign.at),
+                last_ping: sign.map(|sign| sign.at),
+                clock_off_ms: sign
+                    .and_then(|sign| sign.offset_ms)
+                    .and_then(|offset| clocks::off(offset, middle)),
             };
             (*node, seen)
         });
@@ -185,8 +223,14 @@ impl Seen {
                 .map_or(0, |first| millis(now.saturating_duration_since(first))),
             coordinator_leader: Some(leader),
             coordinator_term: term,
+            ..Observed::default()
         }
     }
+}
+
+fn offset_ms(theirs: At, ours: At) -> i64 {
+    let far = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    if theirs >= ours { far(theirs.0 - ours.0) } else { -far(ours.0 - theirs.0) }
 }
 
 fn millis(duration: Duration) -> u64 {

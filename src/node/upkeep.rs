@@ -15,8 +15,8 @@ use crate::{
     command::Command,
     consensus::{group::Group, machine::ShardView},
     error::Error,
-    router::calls::encode,
-    shard,
+    router::calls::encode_command,
+    shard::machine::wants_upkeep,
 };
 
 /// Between two rounds.
@@ -28,6 +28,9 @@ const STALL_INTERVAL: Duration = Duration::from_millis(250);
 /// A sync of the log that has not come back for so long: the disk limps.
 const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Ranges of cells that belong to no shard any more, removed per round.
+const TRIM_RANGES: usize = 256;
+
 /// The time for one shard to reclaim what one command may.
 const RECLAIM_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -38,12 +41,30 @@ pub(super) async fn run(node: Arc<Node>) {
         if let Err(error) = node.host.compact().await {
             tracing::error!(%error, "shorten logs");
         }
-        let led = node.host.all().into_iter().filter(|group| group.is_leader());
+        let groups: Vec<_> = node.host.all().into_iter().filter(|group| group.is_leader()).collect();
+        measure(&node, groups.clone()).await;
+        let led = groups.into_iter();
         for result in join_all(led.map(reclaim)).await {
             if let Err(error) = result {
                 tracing::debug!(%error, "reclaim what has expired");
             }
         }
+    }
+}
+
+/// Looks how large the shards led here are, and removes some of what splits have left behind.
+async fn measure(node: &Node, led: Vec<Arc<Group>>) {
+    let store = node.host.store().clone();
+    let looked = tokio::task::spawn_blocking(move || {
+        for group in led {
+            if let Err(error) = group.measure() {
+                tracing::debug!(group = %group.id(), %error, "measure shard");
+            }
+        }
+        store.trim(TRIM_RANGES)
+    });
+    if let Ok(Err(error)) = looked.await {
+        tracing::error!(%error, "trim the store");
     }
 }
 
@@ -66,14 +87,12 @@ pub(super) async fn watch_disk(node: Arc<Node>) {
 
 /// Writes reclaim expired cells as they go; where nobody writes, an empty command does.
 async fn reclaim(group: Arc<Group>) -> Result<(), Error> {
-    if group.partitioner().is_none() {
-        return Ok(());
-    }
+    let Some(shard) = group.shard() else { return Ok(()) };
     let view = ShardView::of(group.reader()).map_err(|error| Error::Unavailable(error.to_string()))?;
-    let wanted = shard::machine::wants_upkeep(&view, clock::now());
+    let wanted = wants_upkeep(&view, shard, clock::now());
     if wanted.map_err(|fatal| Error::Unavailable(fatal.to_string()))? {
         let nothing = Command { writes: Vec::new(), retry: None };
-        group.propose(encode(&nothing), Instant::now() + RECLAIM_TIMEOUT).await?;
+        group.propose(encode_command(&nothing), Instant::now() + RECLAIM_TIMEOUT).await?;
     }
     Ok(())
 }

@@ -2,14 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, stream};
 use rand::RngExt;
 use tokio::time::{Instant, timeout};
 
-use super::{Node, identity};
+use super::{Node, identity, seats};
 use crate::{
+    clock,
     config::Address,
+    coordinator::clocks,
     error::Error,
-    ids::{GroupId, WorkerId},
+    ids::{GroupId, NodeId, WorkerId},
     peer::Peer,
     ring::map::Map,
     router::calls::{ClusterAnswer, ClusterCall, Held, Leads},
@@ -24,6 +27,12 @@ const JOIN_PAUSE: Duration = Duration::from_millis(200);
 /// How often a worker looks whether what it leads has changed: then the coordinator hears of it at
 /// once and not with the next heartbeat.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Shards that are asked at once whether they count on a replica here.
+const ASKED_AT_ONCE: usize = 16;
+
+/// The time for giving the leaderships away.
+const HAND_OVER: Duration = Duration::from_millis(500);
 
 /// Who a worker says it is when it joins.
 #[derive(Debug, Clone)]
@@ -58,6 +67,9 @@ pub(super) async fn run(node: Arc<Node>, introduction: Introduction) {
                     node.set_obstacle(Some(told.clone()));
                 }
                 refused = Some(told);
+                if matches!(error, Error::Unavailable(_) | Error::Unknown(_)) {
+                    seats::ask_around(&node).await;
+                }
             }
         }
         let pause = JOIN_PAUSE.mul_f64(1.0 + rand::rng().random::<f64>());
@@ -71,6 +83,8 @@ async fn join(node: &Arc<Node>, introduction: &Introduction) -> Result<(), Error
         store: identity::store_id(node.host.store()),
         addr: node.advertise.to_string(),
         zone: introduction.zone.clone(),
+        node: node.number(),
+        at: clock::now(),
     };
     match node.router.coordinate(call, Instant::now() + ATTEMPT).await? {
         ClusterAnswer::Joined { node: number, map } => {
@@ -94,37 +108,81 @@ async fn join(node: &Arc<Node>, introduction: &Introduction) -> Result<(), Error
 async fn heartbeats(node: &Arc<Node>) {
     let mut told: Vec<(GroupId, u64)> = Vec::new();
     let mut next = Instant::now();
+    let mut clock_is_off = false;
     loop {
         // Only what tells whether there is news is looked at so often: a whole report asks the store
         // for the size of every shard.
         let leads = leads(node);
-        if Instant::now() < next && leads == told {
+        if Instant::now() < next && leads == told && !node.router.is_map_old() {
             tokio::time::sleep(LOOK_INTERVAL).await;
             continue;
         }
         let (Some(number), Some(map)) = (node.number(), node.router.map()) else { return };
-        let call = ClusterCall::Heartbeat { node: number, epoch: map.epoch, held: held(node) };
+        let call =
+            ClusterCall::Heartbeat { node: number, epoch: map.epoch, held: held(node), at: clock::now() };
         match node.router.coordinate(call, Instant::now() + ATTEMPT).await {
-            Ok(ClusterAnswer::Heard { map: newer, wipe }) => {
+            Ok(ClusterAnswer::Heard { map: newer, wipe, clock_off_ms }) => {
                 told = leads;
+                mind_clock(node, &mut clock_is_off, clock_off_ms).await;
                 next = Instant::now() + Duration::from_millis(map.settings.ping_interval_ms);
                 if let Some(newer) = newer {
                     take_map(node, *newer).await;
                 }
-                for group in wipe {
-                    tracing::info!(%group, "wipe replica: its shard has let go of it");
-                    if let Err(error) = node.host.wipe(group).await {
-                        tracing::error!(%group, %error, "wipe replica");
-                    }
-                }
+                wipe_replicas(node, number, wipe).await;
             }
             Ok(other) => tracing::warn!(?other, "heartbeat: unexpected answer"),
             // The coordinator does not know this worker: it was removed, or the answer will say why.
             Err(Error::NotFound(_) | Error::Refused(_)) => return,
             Err(error) => {
                 tracing::debug!(%error, "heartbeat");
+                seats::ask_around(node).await;
                 tokio::time::sleep(JOIN_PAUSE).await;
             }
+        }
+    }
+}
+
+/// A worker whose clock is far off serves what it keeps, but must not date what is written: it gives
+/// its leaderships away, and says that it is not ready, until its clock is right.
+async fn mind_clock(node: &Arc<Node>, was_off: &mut bool, off_ms: Option<i64>) {
+    if let Some(off) = off_ms {
+        node.set_obstacle(Some(clocks::sentence(off)));
+        node.host.hand_over(Instant::now() + HAND_OVER).await;
+    } else if *was_off {
+        node.set_obstacle(None);
+    }
+    *was_off = off_ms.is_some();
+}
+
+/// Wipes replicas that no coordinator wants here.
+///
+/// The order may be old: from a coordinator that leads no more, or made from what a shard's leader
+/// told long ago. A replica that votes must never be wiped, as it would forget what it acknowledged.
+/// So the shard itself is asked: its leader proves that the membership is without this replica, at a
+/// time after the end of this replica's log was noted. Whoever counts on it from then on has to send
+/// it something first, and the log would end elsewhere.
+async fn wipe_replicas(node: &Arc<Node>, me: NodeId, groups: Vec<GroupId>) {
+    // Heartbeats wait for it; what is not answered in time is ordered again.
+    let deadline = Instant::now() + ATTEMPT;
+    let ask = |group| async move {
+        let asked = async {
+            let end = node.host.log_end(group).await?;
+            let counted_on = node.router.counts_on(group, me, deadline).await?;
+            Ok::<_, Error>((!counted_on).then_some(end))
+        };
+        (group, asked.await)
+    };
+    let mut asked = stream::iter(groups.into_iter().map(ask)).buffer_unordered(ASKED_AT_ONCE);
+    while let Some((group, answer)) = asked.next().await {
+        let wiped = match answer {
+            Ok(Some(end)) => node.host.wipe(group, &end).await,
+            Ok(None) => Ok(false),
+            Err(error) => Err(error),
+        };
+        match wiped {
+            Ok(true) => tracing::info!(%group, "wipe replica: its shard has let go of it"),
+            Ok(false) => tracing::info!(%group, "keep replica: its shard counts on it"),
+            Err(error) => tracing::debug!(%group, %error, "wipe replica"),
         }
     }
 }
@@ -157,14 +215,17 @@ fn held(node: &Node) -> Vec<Held> {
     let groups = node.host.all();
     let shards = groups.iter().filter(|group| group.id() != GroupId::COORDINATOR);
     let report = |group: &Arc<crate::consensus::group::Group>| {
-        let leads = group.is_leader().then(|| {
-            let status = group.status();
+        let status = group.status();
+        // Who has no majority behind it yet may never have one.
+        let leads = status.settled.then(|| {
+            let size = group.size();
             let slowest = status.matched.values().min().copied().unwrap_or(status.last);
             Leads {
                 term: status.term,
                 commit: status.commit,
                 applied: status.applied,
-                bytes: group.reader().size_bytes().unwrap_or(0),
+                bytes: size.bytes,
+                arc: size.arc,
                 behind: status.last.saturating_sub(slowest),
                 voters: status.voters,
                 learners: status.learners,

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -56,6 +56,9 @@ pub enum CallError {
     /// There was no connection to send it on. The other side has not seen it.
     #[error("{0}")]
     NotSent(String),
+    /// The other side does not talk to this node, and says why. It has not seen the call.
+    #[error("{0}")]
+    Refused(String),
     /// Too much is waiting, here or there. The call had no effect.
     #[error("the stream to the peer is full")]
     Busy,
@@ -88,6 +91,10 @@ pub struct Conn {
     waiting: Mutex<Option<HashMap<u64, Waiter>>>,
     /// Frames received, to tell silence from a quiet peer.
     received: AtomicU64,
+    /// The other side is stopping and wants no more calls.
+    leaving: AtomicBool,
+    /// The other side will send no more calls.
+    parted: AtomicBool,
     closed: watch::Sender<bool>,
 }
 
@@ -109,6 +116,8 @@ impl Conn {
             next_id: AtomicU64::new(1),
             waiting: Mutex::new(Some(HashMap::new())),
             received: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
+            parted: AtomicBool::new(false),
             closed: watch::Sender::new(false),
         });
         tokio::spawn(until_closed(conn.clone(), read_frames(conn.clone(), read, handler)));
@@ -139,6 +148,24 @@ impl Conn {
         let _ = closed.wait_for(|closed| *closed).await;
     }
 
+    /// Asks the other side to send no more calls; those that are on their way are still answered.
+    pub fn say_goodbye(&self) {
+        self.enqueue(Frame::Goodbye);
+    }
+
+    fn part(&self) {
+        let _calls = self.waiting.lock();
+        self.leaving.store(true, Ordering::Relaxed);
+        self.enqueue(Frame::Parted);
+    }
+
+    /// Whether no more calls will come, all that came are answered, and the answers are written.
+    pub fn is_quiet(&self) -> bool {
+        self.parted.load(Ordering::Relaxed)
+            && self.inbound_calls.load(Ordering::Relaxed) == 0
+            && self.queued_bytes.load(Ordering::Relaxed) == 0
+    }
+
     /// Closes it: every waiting call fails as [`CallError::Broken`].
     pub fn close(&self) {
         let waiting = self.waiting.lock().take();
@@ -158,11 +185,17 @@ impl Conn {
             return Err(CallError::Busy);
         }
         let (sender, answer) = oneshot::channel();
-        match &mut *self.waiting.lock() {
+        // Queued under the lock, so that no call stands behind `Frame::Parted`.
+        let mut waiting = self.waiting.lock();
+        match &mut *waiting {
+            Some(_) if self.leaving.load(Ordering::Relaxed) => {
+                return Err(CallError::NotSent("the peer is stopping".into()));
+            }
             Some(waiting) => waiting.insert(id, sender),
             None => return Err(CallError::NotSent("the connection to the peer is closed".into())),
         };
         self.enqueue(frame);
+        drop(waiting);
         Ok(Call { conn: self.clone(), id, answer })
     }
 
@@ -283,6 +316,8 @@ async fn read_frames(
                 Frame::Dropped { id } => conn.settle(id, Err(CallError::Broken)),
                 Frame::Ping => conn.enqueue(Frame::Pong),
                 Frame::Pong => {}
+                Frame::Goodbye => conn.part(),
+                Frame::Parted => conn.parted.store(true, Ordering::Relaxed),
             }
         }
         if input.capacity() == input.len() {

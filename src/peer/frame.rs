@@ -45,6 +45,10 @@ pub enum Frame {
     Ping,
     /// The answer to it.
     Pong,
+    /// This node is stopping: no more calls, please; those on their way are still answered.
+    Goodbye,
+    /// The answer to it: none will come behind this.
+    Parted,
 }
 
 const REQUEST: u8 = 0;
@@ -53,6 +57,8 @@ const BUSY: u8 = 2;
 const DROPPED: u8 = 3;
 const PING: u8 = 4;
 const PONG: u8 = 5;
+const GOODBYE: u8 = 6;
+const PARTED: u8 = 7;
 
 /// Why bytes are no frame; the connection is of no more use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +70,12 @@ impl Frame {
     pub fn body(&self) -> &[u8] {
         match self {
             Frame::Request { body, .. } | Frame::Response { body, .. } => body,
-            Frame::Busy { .. } | Frame::Dropped { .. } | Frame::Ping | Frame::Pong => &[],
+            Frame::Busy { .. }
+            | Frame::Dropped { .. }
+            | Frame::Ping
+            | Frame::Pong
+            | Frame::Goodbye
+            | Frame::Parted => &[],
         }
     }
 
@@ -87,6 +98,8 @@ impl Frame {
             Frame::Dropped { id } => (DROPPED, *id, None),
             Frame::Ping => (PING, 0, None),
             Frame::Pong => (PONG, 0, None),
+            Frame::Goodbye => (GOODBYE, 0, None),
+            Frame::Parted => (PARTED, 0, None),
         };
         let length = KIND_AND_ID_BYTES + usize::from(method.is_some()) + self.body().len();
         out.put_u32_le(u32::try_from(length).expect("senders keep bodies below MAX_FRAME_BYTES"));
@@ -122,6 +135,8 @@ impl Frame {
             DROPPED => Ok(Some(Frame::Dropped { id })),
             PING => Ok(Some(Frame::Ping)),
             PONG => Ok(Some(Frame::Pong)),
+            GOODBYE => Ok(Some(Frame::Goodbye)),
+            PARTED => Ok(Some(Frame::Parted)),
             _ => Err(Malformed("kind")),
         }
     }
@@ -148,6 +163,8 @@ mod tests {
             Frame::Dropped { id: 5 },
             Frame::Ping,
             Frame::Pong,
+            Frame::Goodbye,
+            Frame::Parted,
         ];
         let wire: Vec<u8> = frames.iter().flat_map(|f| encode(f).to_vec()).collect();
         for piece in [1, 3, 17, 4096, wire.len()] {

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
     sync::mpsc,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
@@ -38,6 +38,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// After a failed attempt, calls to the same node fail at once for this long.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// Between two looks whether all calls are answered.
+const QUIET_POLL: Duration = Duration::from_millis(2);
 
 /// Nodes that may wait to be reported as gone; more at once means that this node is the one cut off.
 const MAX_GONE_REPORTS: usize = 1024;
@@ -59,6 +62,8 @@ pub struct Links {
     me: ArcSwap<Identity>,
     directory: ArcSwap<Directory>,
     slots: Mutex<HashMap<(Peer, Lane), Arc<Slot>>>,
+    /// Connections that others have made; calls may come on any of them.
+    accepted: Mutex<Vec<Weak<Conn>>>,
     gone: Mutex<HashSet<NodeId>>,
     gone_reports: mpsc::Sender<NodeId>,
     closed: AtomicBool,
@@ -70,7 +75,7 @@ pub struct Links {
 #[derive(Default)]
 struct Slot {
     current: Mutex<Option<Arc<Conn>>>,
-    connecting: tokio::sync::Mutex<Option<(Instant, String)>>,
+    connecting: tokio::sync::Mutex<Option<(Instant, CallError)>>,
 }
 
 impl Slot {
@@ -103,6 +108,7 @@ impl Links {
             me: ArcSwap::from_pointee(me),
             directory: ArcSwap::default(),
             slots: Mutex::default(),
+            accepted: Mutex::default(),
             gone: Mutex::default(),
             gone_reports,
             closed: AtomicBool::new(false),
@@ -205,7 +211,7 @@ impl Links {
             if let Some((at, why)) = &*failed
                 && at.elapsed() < RETRY_AFTER
             {
-                return Err(CallError::NotSent(why.clone()));
+                return Err(why.clone());
             }
             match self.connect(to, lane).await {
                 Ok(conn) => {
@@ -220,8 +226,12 @@ impl Links {
                     {
                         self.report_gone(*node);
                     }
-                    *failed = Some((Instant::now(), error.to_string()));
-                    Err(CallError::NotSent(error.to_string()))
+                    let why = match error {
+                        ConnectError::Refused { .. } => CallError::Refused(error.to_string()),
+                        _ => CallError::NotSent(error.to_string()),
+                    };
+                    *failed = Some((Instant::now(), why.clone()));
+                    Err(why)
                 }
             }
         };
@@ -237,6 +247,19 @@ impl Links {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "greet peer"),
             Err(_) => tracing::debug!("greet peer: it said nothing"),
+        }
+    }
+
+    /// Asks all others to send no more calls, and waits until every call that came has its answer on
+    /// the wire, at most until the deadline. So a call that is cut off was not even begun.
+    pub async fn part(&self, deadline: Instant) {
+        let accepted: Vec<_> = self.accepted.lock().iter().filter_map(Weak::upgrade).collect();
+        let own: Vec<_> = self.slots.lock().values().filter_map(|slot| slot.alive()).collect();
+        let conns: Vec<_> = accepted.into_iter().chain(own).collect();
+        conns.iter().for_each(|conn| conn.say_goodbye());
+        let is_quiet = |conn: &Arc<Conn>| conn.is_closed() || conn.is_quiet();
+        while !conns.iter().all(is_quiet) && Instant::now() < deadline {
+            sleep(QUIET_POLL).await;
         }
     }
 
@@ -266,6 +289,10 @@ impl Links {
         hello::send(&mut tcp, &Welcome::Ok((*me).clone())).await?;
         let (read, write) = tcp.into_split();
         let conn = Conn::start(hello.from.clone(), read, write, self.handler.clone());
+        let mut accepted = self.accepted.lock();
+        accepted.retain(|conn| conn.upgrade().is_some_and(|conn| !conn.is_closed()));
+        accepted.push(Arc::downgrade(&conn));
+        drop(accepted);
         // Answering on the caller's connection spares making one of our own. Not so before this node
         // has a number: the caller was not told it, and would not take this node's appends there.
         if me.node.is_some()
@@ -303,8 +330,14 @@ impl Links {
         let upgraded =
             upgrade(tcp, addr).await.ok_or_else(|| ConnectError::Protocol { addr: addr.into() })?;
         let mut tcp = raw(upgraded).map_err(io_error)?;
+        let mut from = (*self.identity()).clone();
+        if meant.is_none() && from.cluster.is_none() {
+            // A number means something within a cluster only. Whoever is asked may know another store
+            // under it, and must still be able to say so.
+            from.node = None;
+        }
         let exchange = async {
-            hello::send(&mut tcp, &Hello::new((*self.identity()).clone(), meant, lane)).await?;
+            hello::send(&mut tcp, &Hello::new(from, meant, lane)).await?;
             hello::receive::<Welcome>(&mut tcp).await?.map_err(HelloError::Refused)
         };
         let peer = exchange.await.map_err(|error| match error {

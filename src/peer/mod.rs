@@ -8,7 +8,7 @@
 //!
 //! Invariants:
 //! - Calls on one connection arrive in the order they were sent; answers come in any order.
-//! - A call fails with [`CallError::NotSent`] or [`CallError::Busy`] only if the other side has not
+//! - A call fails with [`CallError::NotSent`], [`CallError::Refused`] or [`CallError::Busy`] only if the other side has not
 //!   seen it and never will; every other failure leaves open what happened.
 //! - A node that is not who the caller meant (another cluster, another store) answers nothing.
 

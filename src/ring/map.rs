@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::Settings,
-    ids::{ClusterId, Epoch, GroupId, NodeId, Position, StoreId, WorkerId},
+    ids::{ClusterId, Epoch, GroupId, NodeId, Position, Span, StoreId, WorkerId},
 };
 
 /// The committed metadata of a cluster.
@@ -30,7 +30,7 @@ pub struct Map {
     pub cluster: ClusterId,
     /// What the cluster was founded with.
     pub settings: Settings,
-    /// The members of the coordinator group.
+    /// The coordinators: those that should be the members of their group.
     pub coordinators: BTreeMap<NodeId, Coordinator>,
     /// The workers that have joined and were not removed.
     pub workers: BTreeMap<NodeId, Worker>,
@@ -71,6 +71,8 @@ pub struct Shard {
     pub replicas: Vec<NodeId>,
     /// Whether its Raft group was initialised: that happens once, and never again.
     pub formed: bool,
+    /// The shard that it was split from, for ever.
+    pub parent: Option<GroupId>,
 }
 
 impl Shard {
@@ -146,6 +148,13 @@ impl Map {
         Ok(())
     }
 
+    /// Whether no two replicas of a shard stand in one zone.
+    pub fn is_spread(&self, shard: &Shard) -> bool {
+        let mut zones = BTreeSet::new();
+        let of = |node| self.workers.get(node).and_then(|worker| worker.zone.as_ref());
+        shard.replicas.iter().filter_map(of).all(|zone| zones.insert(zone))
+    }
+
     /// The shard whose arc holds a position; `None` before there are shards.
     pub fn shard_at(&self, position: Position) -> Option<(Position, &Shard)> {
         self.shards.range(..=position).next_back().map(|(start, shard)| (*start, shard))
@@ -155,6 +164,26 @@ impl Map {
     pub fn end_of(&self, start: Position) -> Position {
         let behind = (Bound::Excluded(start), Bound::Unbounded);
         self.shards.range(behind).next().map_or(Position(0), |(next, _)| *next)
+    }
+
+    /// The arc that begins at `start`.
+    pub fn span(&self, start: Position) -> Span {
+        Span { start, end: self.end_of(start) }
+    }
+
+    /// All arcs and their shards, in ring order.
+    pub fn arcs(&self) -> impl Iterator<Item = (Span, &Shard)> {
+        let ends = self.shards.keys().skip(1).copied().chain([Position(0)]);
+        self.shards.iter().zip(ends).map(|((start, shard), end)| (Span { start: *start, end }, shard))
+    }
+
+    /// The shard that is just being split off the one at `start`: until it is formed, its arc is the
+    /// one behind.
+    pub fn splitting(&self, start: Position) -> Option<&Shard> {
+        let parent = self.shards.get(&start)?.group;
+        let behind = (Bound::Excluded(start), Bound::Unbounded);
+        let (_, next) = self.shards.range(behind).next()?;
+        (!next.formed && next.parent == Some(parent)).then_some(next)
     }
 
     /// A shard by its group. Costs O(shards): on a hot path, hold an [`Indexed`] map.
@@ -259,6 +288,7 @@ mod tests {
             replace_after_ms: 60_000,
             request_timeout_ms: 5_000,
             max_value_bytes: 8 << 20,
+            split_size_bytes: 0,
         };
         let mut map = Map::founded(ClusterId(Uuid::nil()), settings, BTreeMap::new());
         for node in 1..=4 {
@@ -270,7 +300,7 @@ mod tests {
         for (index, (start, replicas)) in replicas.iter().enumerate() {
             let replicas = replicas.iter().map(|node| NodeId(*node)).collect();
             let group = GroupId(index as u64 + 1);
-            map.shards.insert(Position(*start), Shard { group, replicas, formed: true });
+            map.shards.insert(Position(*start), Shard { group, replicas, formed: true, parent: None });
         }
         map
     }

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use super::{ActiveWorker, Consistency, Served};
 use crate::{
-    command::{Answer, Query, Reply},
-    coordinator::status::Cluster,
+    command::{Answer, At, Command, Query, Reply},
+    coordinator::status::{Cluster, Coordinators},
     error::Error,
-    ids::{ClusterId, Epoch, GroupId, NodeId, StoreId, WorkerId},
+    ids::{ClusterId, Epoch, GroupId, NodeId, Position, Span, StoreId, WorkerId},
     ring::map::Map,
 };
 
@@ -34,7 +34,8 @@ pub const ANSWER_GRACE: Duration = Duration::from_millis(250);
 /// What nodes ask each other about the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClusterCall {
-    /// Whether the coordinator asked belongs to a group already. Answered by any coordinator.
+    /// Whether the coordinator asked belongs to a group already. Answered by any coordinator; a worker
+    /// says that it is none.
     Formed,
     /// A worker wants to become, or says again that it is, a member.
     Join {
@@ -46,6 +47,10 @@ pub enum ClusterCall {
         addr: String,
         /// Where it stands.
         zone: Option<String>,
+        /// The number that it was given earlier.
+        node: Option<NodeId>,
+        /// The time by its clock.
+        at: At,
     },
     /// A member worker lives.
     Heartbeat {
@@ -55,6 +60,8 @@ pub enum ClusterCall {
         epoch: Epoch,
         /// What it keeps.
         held: Vec<Held>,
+        /// The time by its clock.
+        at: At,
     },
     /// A newer map, from the coordinator's leader to everyone.
     TakeMap(Box<Map>),
@@ -93,6 +100,54 @@ pub enum ClusterCall {
         /// The worker.
         id: WorkerId,
     },
+    /// The state of the coordinator group alone.
+    Coordinators,
+    /// Brings the running, empty coordinator at this address into the group.
+    AddCoordinator {
+        /// `host:port`.
+        addr: String,
+    },
+    /// Takes a coordinator out of the group for good.
+    RemoveCoordinator {
+        /// Its number, or its `host:port`.
+        which: String,
+    },
+    /// From the coordinators' leader to an empty coordinator: the map has this number for it.
+    TakeSeat {
+        /// Its number.
+        node: NodeId,
+        /// The map that says so.
+        map: Box<Map>,
+    },
+    /// A coordinator asks whether it still belongs to the group.
+    Seated {
+        /// Its number.
+        node: NodeId,
+    },
+    /// The map of the node that is asked, whatever its role.
+    Map,
+    /// To a shard's leader: whether the shard counts on the replica of a node. What it answers was
+    /// proved after the question came.
+    CountsOn {
+        /// The shard.
+        group: GroupId,
+        /// The node.
+        node: NodeId,
+    },
+    /// Makes two shards of one.
+    Split {
+        /// The shard.
+        group: GroupId,
+        /// Where the new one begins; the middle if not said.
+        at: Option<Position>,
+    },
+    /// To a shard's leader: the position that parts the shard's data into halves.
+    Middle {
+        /// The shard.
+        group: GroupId,
+        /// Its arc.
+        arc: Span,
+    },
 }
 
 /// A replica as its worker reports it.
@@ -115,6 +170,8 @@ pub struct Leads {
     pub applied: u64,
     /// The size of the data, bytes, estimated.
     pub bytes: u64,
+    /// The arc that this is the size of; `None` where the shard was not split yet.
+    pub arc: Option<Span>,
     /// Who votes.
     pub voters: BTreeSet<NodeId>,
     /// Who only listens.
@@ -136,6 +193,12 @@ pub enum ClusterAnswer {
         cluster: Option<ClusterId>,
         /// Its store.
         store: StoreId,
+        /// The stores of its group's members.
+        stores: Vec<StoreId>,
+        /// Its `host:port`, as it says itself.
+        addr: String,
+        /// Whether it is empty and waits to be added to a group.
+        free: bool,
     },
     /// The worker is a member.
     Joined {
@@ -148,15 +211,47 @@ pub enum ClusterAnswer {
     Heard {
         /// The map, where the worker's was older.
         map: Option<Box<Map>>,
-        /// Replicas that it keeps and that no longer belong to their shard: to be wiped.
+        /// Replicas that it keeps and that seem to belong to their shard no longer: to be wiped, if the
+        /// shard says so too.
         wipe: Vec<GroupId>,
+        /// By how much its clock is off, where that is too much, milliseconds.
+        clock_off_ms: Option<i64>,
     },
     /// The active workers.
     Workers(Vec<ActiveWorker>),
     /// The whole state.
     Status(Box<Cluster>),
-    /// The worker was taken out for good, and its directory with it.
+    /// The worker, or coordinator, was taken out for good, and its directory with it.
     Expelled,
+    /// The state of the coordinator group.
+    Coordinators(Coordinators),
+    /// The seat that a coordinator has got, or lost.
+    Seat(Seat),
+    /// The map of the node that was asked, if it has one.
+    Map(Option<Box<Map>>),
+    /// Whether the shard counts on it.
+    CountsOn(bool),
+    /// The shard was split.
+    Split {
+        /// The new shard.
+        shard: GroupId,
+        /// Where it begins.
+        at: Position,
+    },
+    /// Where the middle is; `None` where all data has one position.
+    Middle(Option<Position>),
+}
+
+/// A coordinator's place in the group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seat {
+    /// Its number.
+    pub node: NodeId,
+    /// Its `host:port`.
+    pub addr: String,
+    /// Of a new one: the member with the same address, and a directory that was lost, whose place it
+    /// takes.
+    pub replaces: Option<NodeId>,
 }
 
 impl ClusterAnswer {
@@ -177,6 +272,16 @@ impl ClusterAnswer {
 /// Encodes what this module and `command` define.
 pub fn encode<T: Serialize>(value: &T) -> Bytes {
     postcard::to_stdvec(value).expect("plain data serializes and memory does not fail").into()
+}
+
+/// Encodes a command as what is put into a shard's log, without copying it first.
+pub fn encode_command(command: &Command) -> Bytes {
+    #[derive(Serialize)]
+    enum Borrowed<'a> {
+        // In the place of `Proposal::Command`.
+        Command(&'a Command),
+    }
+    encode(&Borrowed::Command(command))
 }
 
 fn malformed() -> Error {
@@ -217,16 +322,17 @@ pub fn read_write(mut body: Bytes) -> Result<(GroupId, Instant, Bytes), Error> {
     Ok((group, deadline, body))
 }
 
-/// A query: `left u32 | (group, stale, query)`.
-pub fn query(group: GroupId, deadline: Instant, consistency: Consistency, query: &Query) -> Bytes {
-    timed(deadline, &(group, consistency == Consistency::Stale, query))
+/// A query: `left u32 | (group, stale, arc, query)`.
+pub fn query(group: GroupId, deadline: Instant, consistency: Consistency, arc: Span, query: &Query) -> Bytes {
+    timed(deadline, &(group, consistency == Consistency::Stale, arc, query))
 }
 
 /// Reads what [`query`] wrote.
-pub fn read_query(mut body: Bytes) -> Result<(GroupId, Instant, Consistency, Query), Error> {
+pub fn read_query(mut body: Bytes) -> Result<(GroupId, Instant, Consistency, Span, Query), Error> {
     let deadline = take_deadline(&mut body)?;
-    let (group, stale, query) = decode(&body)?;
-    Ok((group, deadline, if stale { Consistency::Stale } else { Consistency::Linearizable }, query))
+    let (group, stale, arc, query) = decode(&body)?;
+    let consistency = if stale { Consistency::Stale } else { Consistency::Linearizable };
+    Ok((group, deadline, consistency, arc, query))
 }
 
 /// A call about the cluster: `left u32 | call`.
@@ -292,6 +398,12 @@ pub fn age_ms(moment: Instant) -> u64 {
 /// replica found alike, so it was not applied.
 pub fn decode_reply(bytes: &[u8]) -> Result<Reply, Error> {
     decode(bytes)
+}
+
+/// Whether a shard machine's reply says that the command is another shard's.
+pub fn is_not_here(reply: &[u8]) -> bool {
+    // Nearly all replies are longer.
+    reply.len() == 1 && postcard::from_bytes(reply) == Ok(Reply::NotHere)
 }
 
 /// Reads the answer to a [`ClusterCall`].

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Consistency, Served};
+use super::{Consistency, Served, calls};
 use crate::{
     clock,
     command::{Answer, Query},
     consensus::{group::Group, host::Host, machine::ShardView},
     error::Error,
-    ids::{Epoch, GroupId},
+    ids::{Epoch, GroupId, Span},
     shard,
 };
 
@@ -31,7 +31,8 @@ pub async fn write(
     if !group.is_leader() {
         return Err(Error::NotLeader { leader: group.leader() });
     }
-    group.propose(command, deadline).await
+    let reply = group.propose(command, deadline).await?;
+    if calls::is_not_here(&reply) { Err(Error::NotHere { epoch }) } else { Ok(reply) }
 }
 
 /// Answers a query from this node's replica of a shard.
@@ -39,6 +40,7 @@ pub async fn query(
     host: &Host,
     group: GroupId,
     epoch: Epoch,
+    arc: Span,
     query: Query,
     consistency: Consistency,
     deadline: Instant,
@@ -63,19 +65,19 @@ pub async fn query(
     let answer = match query {
         // A cell or a row is a few lookups, mostly in memory; handing them to another thread would
         // cost more than they do.
-        Query::Cell { .. } | Query::Row { .. } => look(&group, &query)?,
+        Query::Cell { .. } | Query::Row { .. } => look(&group, arc, &query)?,
         Query::HasTable { .. } | Query::Tables { .. } | Query::Scan(_) => {
-            let looked = tokio::task::spawn_blocking(move || look(&group, &query)).await;
+            let looked = tokio::task::spawn_blocking(move || look(&group, arc, &query)).await;
             looked.map_err(|error| Error::Unavailable(error.to_string()))??
         }
     };
-    Ok(Served { answer, as_of })
+    Ok(Served { answer: answer.ok_or(Error::NotHere { epoch })?, as_of })
 }
 
-fn look(group: &Group, query: &Query) -> Result<Answer, Error> {
-    let partitioner =
-        group.partitioner().ok_or_else(|| Error::Invalid("this group keeps no cells".into()))?;
+/// `None` where the shard has not all that is asked for.
+fn look(group: &Group, arc: Span, query: &Query) -> Result<Option<Answer>, Error> {
+    let shard = group.shard().ok_or_else(|| Error::Invalid("this group keeps no cells".into()))?;
     let view = ShardView::of(group.reader()).map_err(|error| Error::Unavailable(error.to_string()))?;
-    shard::query::answer(&view, partitioner, query, clock::now())
+    shard::query::answer(&view, shard, arc, query, clock::now())
         .map_err(|fatal| Error::Unavailable(fatal.to_string()))
 }

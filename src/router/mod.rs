@@ -23,10 +23,10 @@ use tokio::{
 };
 
 use crate::{
-    command::{Answer, Command, Query, Reply},
+    command::{Answer, Command, Query, Reply, Write},
     consensus::host::Host,
     error::{Error, Outcome},
-    ids::{Epoch, GroupId, NodeId, Position, WorkerId},
+    ids::{Epoch, GroupId, NodeId, Position, Span, WorkerId},
     peer::{CallError, Lane, Links, Peer},
     ring::{
         map::{Indexed, Map},
@@ -46,6 +46,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// … up to this.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a question that any replica could answer waits for the leader's better answer.
+const LEADER_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
+
 /// How fresh an answer must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consistency {
@@ -60,8 +63,8 @@ pub enum Consistency {
 pub enum Target<'a> {
     /// To the shard of a row.
     Row(&'a str),
-    /// To a shard by its number (scans, lists of tables).
-    Group(GroupId),
+    /// To a shard by its number and arc (scans, lists of tables), as the asker's map has it.
+    Shard(GroupId, Span),
 }
 
 /// An answer and how old it may be.
@@ -112,10 +115,23 @@ struct Inner {
     coordination: Arc<dyn Coordination>,
     map: ArcSwapOption<Indexed>,
     epoch: watch::Sender<Epoch>,
+    /// The newest epoch that another node has named.
+    heard: AtomicU64,
     leaders: RwLock<HashMap<GroupId, NodeId>>,
     /// Coordinators to ask before there is a map, and the one that answered last.
     seeds: RwLock<Vec<Peer>>,
     coordinator: RwLock<Option<Peer>>,
+}
+
+/// Which shard is asked.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    /// That of a row.
+    Row(&'a str),
+    /// The one that all of these are of.
+    Rows(&'a [Write]),
+    /// This one, if this is its arc.
+    Shard(GroupId, Span),
 }
 
 /// What is asked of a shard.
@@ -148,6 +164,7 @@ impl Router {
             coordination,
             map: ArcSwapOption::empty(),
             epoch: watch::Sender::new(Epoch(0)),
+            heard: AtomicU64::new(0),
             leaders: RwLock::default(),
             seeds: RwLock::default(),
             coordinator: RwLock::default(),
@@ -182,6 +199,11 @@ impl Router {
         self.0.epoch.subscribe()
     }
 
+    /// Whether another node has a newer map.
+    pub fn is_map_old(&self) -> bool {
+        self.0.heard.load(Ordering::Relaxed) > self.0.epoch.borrow().0
+    }
+
     /// This node's copy of the map; `None` before it has one.
     pub fn map(&self) -> Option<Arc<Indexed>> {
         self.0.map.load_full()
@@ -206,14 +228,19 @@ impl Router {
         local.or_else(|| self.0.leaders.read().get(&group).copied())
     }
 
-    /// Proposes `command` to the shard of its first write's row. The caller makes sure that all of
-    /// its rows lie in one shard ([`Router::locate`]).
+    /// Proposes `command` to the shard of its rows. The caller makes sure that all of them lie in one
+    /// shard ([`Router::locate`]); where by a newer map they do not, it is told so
+    /// ([`Error::NotHere`]), and nothing has happened.
     pub async fn write(&self, command: Command, deadline: Instant) -> Result<Reply, Error> {
         let Some(first) = command.writes.first() else {
             return Err(Error::Invalid("a command needs at least one write".into()));
         };
-        let body: Bytes = calls::encode(&command);
-        match self.attempt(Target::Row(&first.row), &Work::Write(body), deadline).await? {
+        let body: Bytes = calls::encode_command(&command);
+        let place = match &command.writes[..] {
+            [_] => Place::Row(&first.row),
+            writes => Place::Rows(writes),
+        };
+        match self.attempt(place, &Work::Write(body), deadline).await? {
             Done::Replied(reply) => calls::decode_reply(&reply),
             Done::Served(_) => Err(Error::Unknown("the shard answered something else".into())),
         }
@@ -227,37 +254,58 @@ impl Router {
         consistency: Consistency,
         deadline: Instant,
     ) -> Result<Served, Error> {
+        let place = match target {
+            Target::Row(row) => Place::Row(row),
+            Target::Shard(group, arc) => Place::Shard(group, arc),
+        };
         if consistency == Consistency::Stale
-            && let Some(served) = self.query_here(target, &query, deadline).await
+            && let Some(served) = self.query_here(place, &query, deadline).await
         {
             return Ok(served);
         }
-        match self.attempt(target, &Work::Query(query, consistency), deadline).await? {
+        match self.attempt(place, &Work::Query(query, consistency), deadline).await? {
             Done::Served(served) => Ok(served),
             Done::Replied(_) => Err(Error::Unavailable("the shard answered something else".into())),
         }
     }
 
-    /// Whether any shard has a cell in this table, asked of any replica.
+    /// Whether any shard has a cell in this table. A shard whose leader does not answer soon is asked
+    /// at any replica, which may not know of the newest writes.
     pub async fn table_exists(&self, table: &str, deadline: Instant) -> Result<bool, Error> {
-        let map = self.map().ok_or_else(no_shards)?;
-        let asked = map.shards.values().map(|shard| {
-            let query = Query::HasTable { table: table.to_owned() };
-            self.query(Target::Group(shard.group), query, Consistency::Stale, deadline)
-        });
-        let mut failed = None;
-        for answer in join_all(asked).await {
-            match answer {
-                Ok(Served { answer: Answer::HasTable(true), .. }) => return Ok(true),
-                Ok(_) => {}
-                Err(error) => failed = Some(error),
+        loop {
+            let map = self.map().ok_or_else(no_shards)?;
+            let asked = map.arcs().map(|(arc, shard)| {
+                let query = Query::HasTable { table: table.to_owned() };
+                let target = Target::Shard(shard.group, arc);
+                let soon = deadline.min(Instant::now() + LEADER_ANSWERS_WITHIN);
+                async move {
+                    match self.query(target, query.clone(), Consistency::Linearizable, soon).await {
+                        Err(Error::Unavailable(_)) => {
+                            self.query(target, query, Consistency::Stale, deadline).await
+                        }
+                        answer => answer,
+                    }
+                }
+            });
+            let mut failed = None;
+            for answer in join_all(asked).await {
+                match answer {
+                    Ok(Served { answer: Answer::HasTable(true), .. }) => return Ok(true),
+                    Ok(_) => {}
+                    Err(error) => failed = Some(error),
+                }
+            }
+            match failed {
+                None => return Ok(false),
+                // By a newer map, which this node has now.
+                Some(Error::NotHere { .. }) if Instant::now() < deadline => {}
+                Some(error) => return Err(error),
             }
         }
-        failed.map_or(Ok(false), Err)
     }
 
     /// Tries the replicas of a shard, the leader first, until one answers or the deadline comes.
-    async fn attempt(&self, target: Target<'_>, work: &Work, deadline: Instant) -> Result<Done, Error> {
+    async fn attempt(&self, place: Place<'_>, work: &Work, deadline: Instant) -> Result<Done, Error> {
         let mut pause = FIRST_PAUSE;
         let mut tried = 0;
         let mut last = no_shards();
@@ -265,11 +313,11 @@ impl Router {
         loop {
             let mut epochs = self.epochs();
             let epoch = *epochs.borrow_and_update();
-            if let Some((group, replicas)) = self.replicas(target)? {
+            if let Some((group, arc, replicas)) = self.replicas(place)? {
                 // Where nobody is known to lead, or the leader does not answer, all are asked in turn.
                 let hint = self.leader_of(group).filter(|id| replicas.contains(id) && failed != Some(*id));
                 let node = hint.unwrap_or_else(|| replicas[tried % replicas.len()]);
-                match self.send(node, group, epoch, work, deadline).await {
+                match self.send(node, group, arc, epoch, work, deadline).await {
                     Err(Error::NotLeader { leader }) => {
                         let news = leader.filter(|leader| *leader != node);
                         self.note_leader(group, news);
@@ -279,7 +327,8 @@ impl Router {
                         }
                         last = Error::Unavailable("the shard has no leader".into());
                     }
-                    Err(Error::NotHere { .. }) => {
+                    Err(Error::NotHere { epoch: theirs }) => {
+                        self.0.heard.fetch_max(theirs.0, Ordering::Relaxed);
                         self.note_leader(group, None);
                         last = Error::Unavailable("the shard is moving".into());
                     }
@@ -318,6 +367,7 @@ impl Router {
         &self,
         node: NodeId,
         group: GroupId,
+        arc: Span,
         epoch: Epoch,
         work: &Work,
         deadline: Instant,
@@ -333,12 +383,12 @@ impl Router {
             }
             Work::Query(query, consistency) if here => {
                 let query = query.clone();
-                local::query(&self.0.host, group, epoch, query, *consistency, deadline)
+                local::query(&self.0.host, group, epoch, arc, query, *consistency, deadline)
                     .await
                     .map(Done::Served)
             }
             Work::Query(query, consistency) => {
-                let call = calls::query(group, deadline, *consistency, query);
+                let call = calls::query(group, deadline, *consistency, arc, query);
                 let asked = Instant::now();
                 let answer = self.call(&Peer::Node(node), calls::method::QUERY, call, deadline).await;
                 // A read has no effect, so it may be asked again whatever became of it.
@@ -351,24 +401,36 @@ impl Router {
         }
     }
 
-    /// The shard that a target means and who should have it; `None` while there are no shards.
-    fn replicas(&self, target: Target<'_>) -> Result<Option<(GroupId, Vec<NodeId>)>, Error> {
+    /// The shard that a place means, its arc, and who should have it; `None` while there are no shards.
+    /// An error where by this map there is no such shard: whoever asked has an older one.
+    fn replicas(&self, place: Place<'_>) -> Result<Option<(GroupId, Span, Vec<NodeId>)>, Error> {
         let map = self.0.map.load();
         let Some(map) = map.as_ref() else { return Ok(None) };
-        let shard = match target {
-            Target::Row(row) => map.shard_at(partitioner::position(map.settings.partitioner, row)),
-            Target::Group(group) => {
-                Some(map.shard(group).ok_or_else(|| Error::NotFound(format!("there is no shard {group}")))?)
+        let at = |row: &str| partitioner::position(map.settings.partitioner, row);
+        let elsewhere = || Error::NotHere { epoch: map.epoch };
+        let shard = match place {
+            Place::Row(row) => map.shard_at(at(row)),
+            Place::Rows(writes) => {
+                let first = writes.first().and_then(|write| map.shard_at(at(&write.row)));
+                let span = first.map(|(start, _)| map.span(start));
+                if !writes.iter().all(|write| span.is_none_or(|span| span.contains(at(&write.row)))) {
+                    return Err(elsewhere());
+                }
+                first
+            }
+            Place::Shard(group, arc) => {
+                let shard = map.shard(group).filter(|(start, _)| map.span(*start) == arc);
+                Some(shard.ok_or_else(elsewhere)?)
             }
         };
         let placed = shard.filter(|(_, shard)| !shard.replicas.is_empty());
-        Ok(placed.map(|(_, shard)| (shard.group, shard.replicas.clone())))
+        Ok(placed.map(|(start, shard)| (shard.group, map.span(start), shard.replicas.clone())))
     }
 
-    async fn query_here(&self, target: Target<'_>, query: &Query, deadline: Instant) -> Option<Served> {
-        let (group, _) = self.replicas(target).ok()??;
+    async fn query_here(&self, place: Place<'_>, query: &Query, deadline: Instant) -> Option<Served> {
+        let (group, arc, _) = self.replicas(place).ok()??;
         let epoch = *self.0.epoch.borrow();
-        local::query(&self.0.host, group, epoch, query.clone(), Consistency::Stale, deadline).await.ok()
+        local::query(&self.0.host, group, epoch, arc, query.clone(), Consistency::Stale, deadline).await.ok()
     }
 
     fn note_leader(&self, group: GroupId, leader: Option<NodeId>) {
@@ -386,7 +448,8 @@ impl Router {
         let answer = self.0.links.call(peer, Lane::Main, method, body, deadline + calls::ANSWER_GRACE).await;
         match answer {
             Ok(answer) => calls::open(answer),
-            Err(CallError::NotSent(why)) => Err(Error::Unavailable(why)),
+            // Another replica, or coordinator, may talk to this node.
+            Err(CallError::NotSent(why) | CallError::Refused(why)) => Err(Error::Unavailable(why)),
             Err(CallError::Busy) => Err(Error::Busy("requests on the stream to the shard's leader".into())),
             Err(error @ (CallError::Broken | CallError::Timeout)) => Err(Error::Unknown(error.to_string())),
         }

@@ -16,14 +16,17 @@ use crate::{
         RowOp, Scan, Value, Write, Written,
     },
     config::Partitioner,
+    ids::{GroupId, Span},
 };
+
+const SHARD: super::Shard = super::Shard { group: GroupId(1), partitioner: Partitioner::Xxh3 };
 
 #[derive(Default)]
 struct Shard(BTreeMap<Vec<u8>, Bytes>);
 
 impl Shard {
     fn apply(&mut self, command: &Command, at: u64) -> Reply {
-        let (reply, writes) = machine::apply(&self.0, Partitioner::Xxh3, command, At(at)).unwrap();
+        let (reply, writes) = machine::apply(&self.0, SHARD, command, At(at)).unwrap();
         for (key, value) in writes.0 {
             match value {
                 Some(value) => self.0.insert(key, value),
@@ -34,7 +37,7 @@ impl Shard {
     }
 
     fn ask(&self, query: &Query) -> Answer {
-        query::answer(&self.0, Partitioner::Xxh3, query, At(0)).unwrap()
+        query::answer(&self.0, SHARD, Span::RING, query, At(0)).unwrap().unwrap()
     }
 
     fn count(&self, key: &[u8]) -> usize {
@@ -161,6 +164,9 @@ fn the_cells_that_a_row_may_lose_at_once_are_bounded() {
     assert_eq!(shard.apply(&delete_row, 0), Reply::Done(vec![Written::Applied { version: 3, results }]));
 }
 
+/// The lot of what expires within the first ms is past.
+const PAST: At = At(keys::LOT_MS);
+
 #[test]
 fn what_a_command_reclaims_is_bounded_and_follows_its_size() {
     let mut shard = Shard::default();
@@ -169,18 +175,18 @@ fn what_a_command_reclaims_is_bounded_and_follows_its_size() {
     shard.apply(&command("r", ops), 0);
     let left = |shard: &Shard| (shard.count(&keys::cells().0), shard.count(&keys::expiries().0));
     assert_eq!(left(&shard), (cells, cells));
-    shard.apply(&nothing(), 10);
+    shard.apply(&nothing(), PAST.0);
     let cells = cells - RECLAIM_MAX_CELLS;
     assert_eq!(left(&shard), (cells, cells));
-    shard.apply(&command("s", vec![get("c"), get("d")]), 10);
+    shard.apply(&command("s", vec![get("c"), get("d")]), PAST.0);
     let cells = cells - RECLAIM_MAX_CELLS - 2;
     assert_eq!(left(&shard), (cells, cells));
     for _ in 0..cells.div_ceil(RECLAIM_MAX_CELLS) {
-        assert!(machine::wants_upkeep(&shard.0, At(10)).unwrap());
-        shard.apply(&nothing(), 10);
+        assert!(machine::wants_upkeep(&shard.0, SHARD, PAST).unwrap());
+        shard.apply(&nothing(), PAST.0);
     }
     assert_eq!(left(&shard), (0, 0));
-    assert!(!machine::wants_upkeep(&shard.0, At(10)).unwrap());
+    assert!(!machine::wants_upkeep(&shard.0, SHARD, PAST).unwrap());
 }
 
 fn retried(key: u64, ops: Vec<RowOp>) -> Command {
@@ -190,7 +196,9 @@ fn retried(key: u64, ops: Vec<RowOp>) -> Command {
 #[test]
 fn remembered_answers_are_bounded_in_number_and_age() {
     let mut shard = Shard::default();
-    let answers = |shard: &Shard| (shard.count(&keys::answer(0)), shard.count(&keys::answer_order(0)));
+    let answers = |shard: &Shard| {
+        (shard.count(&keys::answer(SHARD.group, 0)), shard.count(&keys::answer_order(SHARD.group, 0)))
+    };
     let ask = |key| retried(key, vec![op(Action::Delete { column: "c".to_owned() })]);
     for key in 0..MAX_ANSWERS + 5 {
         shard.apply(&ask(key), 0);
@@ -223,9 +231,12 @@ fn a_retry_key_used_again_keeps_its_new_answer() {
     }
     let late = super::dedup::ANSWER_AGE_MS;
     assert_eq!(shard.apply(&ask(old - 1), late), version(old + 1), "a new request by now");
-    assert_eq!(shard.count(&keys::answer(0)), 4, "three old ones and the new one");
+    assert_eq!(shard.count(&keys::answer(SHARD.group, 0)), 4, "three old ones and the new one");
     shard.apply(&nothing(), late);
-    assert_eq!((shard.count(&keys::answer(0)), shard.count(&keys::answer_order(0))), (1, 1));
+    assert_eq!(
+        (shard.count(&keys::answer(SHARD.group, 0)), shard.count(&keys::answer_order(SHARD.group, 0))),
+        (1, 1)
+    );
     assert_eq!(shard.apply(&ask(old - 1), late), version(old + 1), "and remembered as such");
 }
 
@@ -241,10 +252,14 @@ fn remembered_answers_are_bounded_in_bytes() {
     };
     for key in 0..3 {
         shard.apply(&read(key), 0);
-        let bytes: usize =
-            shard.0.iter().filter(|(key, _)| key[0] == keys::answer(0)[0]).map(|(_, v)| v.len()).sum();
+        let bytes: usize = shard
+            .0
+            .iter()
+            .filter(|(key, _)| key[0] == keys::answer(SHARD.group, 0)[0])
+            .map(|(_, v)| v.len())
+            .sum();
         assert!(bytes as u64 <= MAX_ANSWERS_BYTES, "{bytes}");
-        assert_eq!(shard.count(&keys::answer(0)), 1, "each is most of what may be kept");
+        assert_eq!(shard.count(&keys::answer(SHARD.group, 0)), 1, "each is most of what may be kept");
     }
 }
 
@@ -256,8 +271,8 @@ fn what_cannot_be_read_stops_the_replica() {
     let cell = cell.clone();
     shard.0.insert(cell, Bytes::from_static(b"\x09"));
     let delete = command("r", vec![op(Action::Delete { column: "c".to_owned() })]);
-    let fatal = machine::apply(&shard.0, Partitioner::Xxh3, &delete, At(0)).unwrap_err();
+    let fatal = machine::apply(&shard.0, SHARD, &delete, At(0)).unwrap_err();
     assert!(fatal.0.contains("format 9"), "{fatal}");
-    shard.0.insert(keys::meta(), Bytes::from_static(b"\x09"));
-    assert!(machine::apply(&shard.0, Partitioner::Xxh3, &nothing(), At(0)).is_err());
+    shard.0.insert(keys::meta(SHARD.group), Bytes::from_static(b"\x09"));
+    assert!(machine::apply(&shard.0, SHARD, &nothing(), At(0)).is_err());
 }

@@ -7,21 +7,26 @@
 //! - A cell is absent from its expiry on, for conditions, reads and deletes alike. Its space is
 //!   reclaimed by later commands, a bounded number of cells each; a command without writes does
 //!   nothing else ([`wants_upkeep`] says when one is worthwhile).
+//! - A command with a row outside of the shard's arc is refused as a whole and leaves no trace: what
+//!   it wants is another shard's to decide.
 //! - Versions come from one counter of the shard. A write takes the next one if it puts a cell or
 //!   removes one; a write that only reads, or deletes what is not there, takes none.
 //! - The writes of a command happen in order, each on the state that the ones before it left. Within
 //!   a write, all conditions and reads are of the state before it.
-//! - A command with a retry key that was seen within ten minutes gets its first answer again and
-//!   changes nothing; with another fingerprint it is refused.
+//! - A row of a command with a retry key that was seen within ten minutes gets its first answer
+//!   again and is not changed; with another fingerprint the command is refused. It is by the row, as
+//!   a request may come again when some of its rows belong to another shard.
 
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
 use super::{
+    Shard,
     cell::{self, Header},
     dedup, keys,
     meta::Meta,
+    reclaim,
     view::{Fatal, Overlay, View, Writes},
 };
 use crate::{
@@ -29,7 +34,6 @@ use crate::{
         Action, At, Command, Condition, MAX_READ_BYTES, MAX_ROW_CELLS, OpResult, Reply, RowOp, Value,
         Version, Write, Written,
     },
-    config::Partitioner,
     ids::Position,
     ring::partitioner,
 };
@@ -41,93 +45,66 @@ pub const RECLAIM_MAX_CELLS: usize = 64;
 /// Applies one command on its own.
 pub fn apply<V: View + ?Sized>(
     view: &V,
-    partitioner: Partitioner,
+    shard: Shard,
     command: &Command,
     at: At,
 ) -> Result<(Reply, Writes), Fatal> {
     let mut state = Overlay::new(view);
-    let reply = apply_to(&mut state, partitioner, command, at)?;
+    let reply = apply_to(&mut state, shard, command, at)?;
     Ok((reply, state.into_writes()))
 }
 
 /// Applies a command on top of those already in `state`.
 pub fn apply_to<V: View + ?Sized>(
     state: &mut Overlay<'_, V>,
-    partitioner: Partitioner,
+    shard: Shard,
     command: &Command,
     at: At,
 ) -> Result<Reply, Fatal> {
-    let mut meta = Meta::read(state)?;
+    let mut meta = Meta::read(state, shard)?;
+    let position = |write: &Write| partitioner::position(shard.partitioner, &write.row);
+    if meta.arc.is_some() && !command.writes.iter().all(|write| meta.has(position(write))) {
+        return Ok(Reply::NotHere);
+    }
     let now = at.max(meta.last_at);
     meta.last_at = now;
-    dedup::forget_old(state, &mut meta, now)?;
-    let first_answer = match &command.retry {
-        Some(retry) => dedup::find(state, retry, now)?,
+    dedup::forget_old(state, shard, &mut meta, now)?;
+    let first = match &command.retry {
+        Some(retry) => dedup::find(state, shard, retry, now)?,
         None => None,
     };
-    let reply = match first_answer {
-        Some(reply) => reply,
-        None => {
+    let known = first.as_ref().map(|first| first.of(command));
+    let reply = match known {
+        Some(dedup::Known::All(reply)) => reply,
+        known => {
+            let mut answers = match known {
+                Some(dedup::Known::Some(answers)) => answers,
+                _ => vec![None; command.writes.len()],
+            };
             let ops: usize = command.writes.iter().map(|write| write.ops.len()).sum();
-            reclaim(state, &mut meta, now, RECLAIM_MAX_CELLS + ops)?;
+            reclaim::reclaim(state, &mut meta, now, RECLAIM_MAX_CELLS + ops)?;
             let mut apply = Apply { state, meta: &mut meta, now, readable_bytes: MAX_READ_BYTES };
-            let written = command
-                .writes
-                .iter()
-                .map(|write| apply.write(partitioner::position(partitioner, &write.row), write))
-                .collect::<Result<_, Fatal>>()?;
-            let reply = Reply::Done(written);
-            if let Some(retry) = &command.retry {
-                dedup::remember(state, &mut meta, retry, &reply, now)?;
+            for (write, answer) in command.writes.iter().zip(&mut answers) {
+                if answer.is_none() {
+                    *answer = Some(apply.write(position(write), write)?);
+                }
             }
-            reply
+            let written: Vec<Written> = answers.into_iter().flatten().collect();
+            if let Some(retry) = &command.retry {
+                let rows = command.writes.iter().map(|write| write.row.as_str());
+                dedup::remember(state, shard, &mut meta, retry, first, rows.zip(&written), now)?;
+            }
+            Reply::Done(written)
         }
     };
-    meta.write(state)?;
+    meta.write(state, shard)?;
     Ok(reply)
 }
 
 /// Whether there is space to reclaim: then an empty command, proposed while nobody writes, does it.
-pub fn wants_upkeep(view: &(impl View + ?Sized), now: At) -> Result<bool, Fatal> {
-    let meta = Meta::read(view)?;
-    Ok(meta.next_expiry <= now || meta.next_forget <= now)
-}
-
-/// The latest time that any entry was stamped with: what has expired by then stays expired, also
-/// for a reader whose clock is behind.
-pub fn last_at(view: &(impl View + ?Sized)) -> Result<At, Fatal> {
-    Ok(Meta::read(view)?.last_at)
-}
-
-fn reclaim<V: View + ?Sized>(
-    state: &mut Overlay<'_, V>,
-    meta: &mut Meta,
-    now: At,
-    most: usize,
-) -> Result<(), Fatal> {
-    if now < meta.next_expiry {
-        return Ok(());
-    }
-    let (from, to) = keys::expiries();
-    let mut marks = Vec::new();
-    let mut next = Ok(At(u64::MAX));
-    state.scan(&from, &to, &mut |mark, _| match keys::read_expiry(mark) {
-        Ok((at, cell)) if at <= now && marks.len() < most => {
-            marks.push((mark.to_vec(), cell));
-            ControlFlow::Continue(())
-        }
-        other => {
-            next = other.map(|(at, _)| at);
-            ControlFlow::Break(())
-        }
-    })?;
-    meta.next_expiry = next?;
-    meta.expiring = meta.expiring.saturating_sub(marks.len() as u64);
-    for (mark, cell) in marks {
-        state.delete(mark);
-        state.delete(cell);
-    }
-    Ok(())
+pub fn wants_upkeep(view: &(impl View + ?Sized), shard: Shard, now: At) -> Result<bool, Fatal> {
+    let meta = Meta::read(view, shard)?;
+    Ok(meta.next_forget <= now || reclaim::is_wanted(view, &meta, now)?)
 }
 
 /// The first operation of a write that keeps it from happening.
@@ -179,12 +156,12 @@ impl<V: View + ?Sized> Apply<'_, '_, V> {
                 Action::Get { .. } => OpResult::Got(looked.got),
                 Action::Put { column, value } => {
                     let key = keys::cell(&op.table, position, &write.row, column);
-                    self.put(key, known, version, value)?;
+                    self.put(position, key, known, version, value)?;
                     OpResult::Put
                 }
                 Action::Delete { column } => {
                     let key = keys::cell(&op.table, position, &write.row, column);
-                    OpResult::Deleted(self.delete(key, known)?)
+                    OpResult::Deleted(self.delete(position, key, known)?)
                 }
                 Action::DeleteRow => OpResult::Deleted(self.delete_row(&op.table, position, &write.row)?),
             };
@@ -243,6 +220,7 @@ impl<V: View + ?Sized> Apply<'_, '_, V> {
 
     fn put(
         &mut self,
+        position: Position,
         key: Vec<u8>,
         known: Option<Option<Bytes>>,
         version: Version,
@@ -251,14 +229,15 @@ impl<V: View + ?Sized> Apply<'_, '_, V> {
         if self.meta.expiring > 0
             && let Some(old) = self.find(&key, known)?
         {
-            self.forget_expiry(&key, &old)?;
+            self.forget_expiry(position, &key, &old)?;
         }
         let expires_at = value.ttl_ms.map(|ttl_ms| At(self.now.0.saturating_add(ttl_ms)));
         let content_type = value.content_type.as_deref();
         let header = Header { version, written_at: self.now, expires_at, content_type };
         if let Some(expires_at) = expires_at {
-            self.state.put(keys::expiry(expires_at, &key), Bytes::new());
+            self.state.put(keys::expiry(expires_at, position, &key), Bytes::new());
             self.meta.expiring += 1;
+            self.meta.marks_from = self.meta.marks_from.min(expires_at);
             self.meta.next_expiry = self.meta.next_expiry.min(expires_at);
         }
         self.state.put(key, cell::encode(&header, &value.bytes)?);
@@ -266,10 +245,15 @@ impl<V: View + ?Sized> Apply<'_, '_, V> {
     }
 
     /// Removes a cell; how many live ones that were.
-    fn delete(&mut self, key: Vec<u8>, known: Option<Option<Bytes>>) -> Result<u64, Fatal> {
+    fn delete(
+        &mut self,
+        position: Position,
+        key: Vec<u8>,
+        known: Option<Option<Bytes>>,
+    ) -> Result<u64, Fatal> {
         let Some(old) = self.find(&key, known)? else { return Ok(0) };
         let (header, _) = cell::read(&old)?;
-        self.forget_expiry(&key, &old)?;
+        self.forget_expiry(position, &key, &old)?;
         self.state.delete(key);
         Ok(u64::from(header.is_live(self.now)))
     }
@@ -283,7 +267,7 @@ impl<V: View + ?Sized> Apply<'_, '_, V> {
         let mut removed = 0;
         for (key, expires_at) in found {
             removed += u64::from(expires_at.is_none_or(|at| self.now < at));
-            self.forget_mark(&key, expires_at);
+            self.forget_mark(position, &key, expires_at);
             self.state.delete(key);
         }
         Ok(removed)
@@ -335,15 +319,15 @@ impl<V: View + ?Sized> Apply<'_, '_, V> {
         }
     }
 
-    fn forget_expiry(&mut self, key: &[u8], old: &[u8]) -> Result<(), Fatal> {
+    fn forget_expiry(&mut self, position: Position, key: &[u8], old: &[u8]) -> Result<(), Fatal> {
         let (header, _) = cell::read(old)?;
-        self.forget_mark(key, header.expires_at);
+        self.forget_mark(position, key, header.expires_at);
         Ok(())
     }
 
-    fn forget_mark(&mut self, key: &[u8], expires_at: Option<At>) {
+    fn forget_mark(&mut self, position: Position, key: &[u8], expires_at: Option<At>) {
         if let Some(expires_at) = expires_at {
-            self.state.delete(keys::expiry(expires_at, key));
+            self.state.delete(keys::expiry(expires_at, position, key));
             self.meta.expiring = self.meta.expiring.saturating_sub(1);
         }
     }

@@ -3,10 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    keys,
+    Shard, keys,
     view::{Fatal, Overlay, View},
 };
-use crate::command::{At, Version};
+use crate::{
+    command::{At, Version},
+    ids::{Position, Span},
+};
 
 const FORMAT: u8 = 1;
 
@@ -18,9 +21,14 @@ pub(super) struct Meta {
     /// The latest time any entry was stamped with: time does not go back, whatever the clocks of
     /// successive leaders say, or an expired cell could come back to life.
     pub(super) last_at: At,
-    /// How many marks of expiry there are; with none, a write need not look for an older one.
+    /// Its arc, once the shard was split, or is the result of a split. Before that, all who have ever
+    /// had a map agree on the arc, and nothing else lies where the shard keeps its cells.
+    pub(super) arc: Option<Span>,
+    /// How many marks of expiry there are, at most; with none, a write need not look for an older one.
     pub(super) expiring: u64,
-    /// No cell expires before this: below it, there is nothing to reclaim. May be too early.
+    /// All marks of expiry are of this time's lot ([`super::keys::LOT_MS`]) or a later one.
+    pub(super) marks_from: At,
+    /// Before this there is nothing to reclaim. May be too early.
     pub(super) next_expiry: At,
     /// Remembered answers have the sequence numbers `[first_answer, next_answer)`.
     pub(super) first_answer: u64,
@@ -37,7 +45,9 @@ impl Default for Meta {
         Self {
             version: 0,
             last_at: At(0),
+            arc: None,
             expiring: 0,
+            marks_from: At(u64::MAX),
             next_expiry: At(u64::MAX),
             first_answer: 0,
             next_answer: 0,
@@ -48,8 +58,8 @@ impl Default for Meta {
 }
 
 impl Meta {
-    pub(super) fn read(view: &(impl View + ?Sized)) -> Result<Self, Fatal> {
-        let Some(bytes) = view.get(&keys::meta())? else { return Ok(Self::default()) };
+    pub(super) fn read(view: &(impl View + ?Sized), shard: Shard) -> Result<Self, Fatal> {
+        let Some(bytes) = view.get(&keys::meta(shard.group))? else { return Ok(Self::default()) };
         match bytes.split_first() {
             Some((&FORMAT, rest)) => postcard::from_bytes(rest)
                 .map_err(|e| Fatal(format!("the shard's counters cannot be read: {e}"))),
@@ -59,10 +69,19 @@ impl Meta {
         }
     }
 
-    pub(super) fn write<V: View + ?Sized>(&self, state: &mut Overlay<'_, V>) -> Result<(), Fatal> {
+    pub(super) fn write<V: View + ?Sized>(
+        &self,
+        state: &mut Overlay<'_, V>,
+        shard: Shard,
+    ) -> Result<(), Fatal> {
         let bytes = postcard::to_extend(self, vec![FORMAT])
             .map_err(|e| Fatal(format!("encode the shard's counters: {e}")))?;
-        state.put(keys::meta(), bytes.into());
+        state.put(keys::meta(shard.group), bytes.into());
         Ok(())
+    }
+
+    /// Whether a position is the shard's.
+    pub(super) fn has(&self, position: Position) -> bool {
+        self.arc.is_none_or(|arc| arc.contains(position))
     }
 }

@@ -1,4 +1,5 @@
-//! What readers see of a shard. Expired cells are skipped everywhere.
+//! What readers see of a shard. Expired cells are skipped everywhere, and what is not in the asked
+//! arc: a shard that does not have all of it says so, as its asker has an old map.
 //!
 //! Every answer is bounded: a row by [`MAX_READ_BYTES`], a scan by its own limits and by
 //! [`SCAN_MAX_CELLS`], a list of tables by its limit.
@@ -8,14 +9,14 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use super::{
-    cell, keys,
-    machine::last_at,
+    Shard, cell, keys,
+    meta::Meta,
     view::{Fatal, View},
 };
 use crate::{
     command::{Answer, At, Cell, MAX_READ_BYTES, Missing, Query, Scan, ScannedRow},
     config::Partitioner,
-    ids::Position,
+    ids::{Position, Span},
     ring::partitioner,
 };
 
@@ -23,26 +24,47 @@ use crate::{
 /// takes where its filters keep little.
 pub const SCAN_MAX_CELLS: usize = 100_000;
 
-/// Answers a query as of `now`, or as of the shard's latest entry where that is later.
+/// Answers a query as of `now`, or as of the shard's latest entry where that is later: what has
+/// expired by then stays expired, also for a reader whose clock is behind. `None` where the shard
+/// has not, or no longer, all that is asked for. What is not asked of a row is asked of `arc`.
 pub fn answer<V: View + ?Sized>(
     view: &V,
-    partitioner: Partitioner,
+    shard: Shard,
+    arc: Span,
     query: &Query,
     now: At,
-) -> Result<Answer, Fatal> {
-    let reader = Reader { view, partitioner, now: now.max(last_at(view)?) };
-    match query {
+) -> Result<Option<Answer>, Fatal> {
+    let meta = Meta::read(view, shard)?;
+    let partitioner = shard.partitioner;
+    let is_here = match query {
+        Query::Cell { row, .. } | Query::Row { row, .. } => meta.has(partitioner::position(partitioner, row)),
+        Query::HasTable { .. } | Query::Tables { .. } | Query::Scan(_) => {
+            meta.arc.is_none_or(|own| own.covers(&arc))
+        }
+    };
+    if !is_here {
+        return Ok(None);
+    }
+    // A row says nothing about what is outside of the shard; a table of a row is looked for in all of it.
+    let arc = match query {
+        Query::Cell { .. } | Query::Row { .. } => meta.arc.unwrap_or(Span::RING),
+        _ => arc,
+    };
+    let reader = Reader { view, partitioner, arc, now: now.max(meta.last_at) };
+    let answer = match query {
         Query::Cell { table, row, column } => reader.cell(table, row, column),
         Query::Row { table, row } => reader.row(table, row),
         Query::HasTable { table } => reader.has_table(table).map(Answer::HasTable),
         Query::Tables { after, limit } => reader.tables(after.as_deref(), *limit).map(Answer::Tables),
         Query::Scan(scan) => reader.scan(scan),
-    }
+    };
+    answer.map(Some)
 }
 
 struct Reader<'v, V: ?Sized> {
     view: &'v V,
     partitioner: Partitioner,
+    arc: Span,
     now: At,
 }
 
@@ -98,11 +120,12 @@ impl<V: View + ?Sized> Reader<'_, V> {
     }
 
     fn has_table(&self, table: &str) -> Result<bool, Fatal> {
-        let (from, to) = keys::table(table);
+        let (from, to) = keys::table_in(table, self.arc);
         Ok(self.first_live(&from, &to)?.is_some())
     }
 
-    /// One seek per table: a table is found by its first live cell, the next one behind its range.
+    /// Two seeks per table: to its first cell, whoever's it is, and to the first live one in the arc;
+    /// the next table is behind its range.
     fn tables(&self, after: Option<&str>, limit: u32) -> Result<Vec<String>, Fatal> {
         let (mut from, to) = keys::cells();
         if let Some(after) = after {
@@ -110,10 +133,16 @@ impl<V: View + ?Sized> Reader<'_, V> {
         }
         let mut tables = Vec::new();
         while (tables.len() as u64) < u64::from(limit) {
-            let Some(key) = self.first_live(&from, &to)? else { break };
-            let table = keys::read_cell(&key)?.table.into_owned();
+            let mut found = Ok(None);
+            self.view.scan(&from, &to, &mut |key, _| {
+                found = keys::read_cell(key).map(|name| Some(name.table.into_owned()));
+                ControlFlow::Break(())
+            })?;
+            let Some(table) = found? else { break };
             from = keys::behind_table(&table);
-            tables.push(table);
+            if self.has_table(&table)? {
+                tables.push(table);
+            }
         }
         Ok(tables)
     }
@@ -160,7 +189,7 @@ impl<V: View + ?Sized> Reader<'_, V> {
 
     /// Where the rows that a scan may return lie: `[from, to)`; `None` for nowhere.
     fn scan_range(&self, scan: &Scan) -> Option<(Vec<u8>, Vec<u8>)> {
-        let (mut from, mut to) = keys::table(&scan.table);
+        let (mut from, mut to) = keys::table_in(&scan.table, self.arc);
         if self.partitioner == Partitioner::Ordered {
             let position = |row: &str| partitioner::position(Partitioner::Ordered, row);
             let first = scan.from.as_deref().unwrap_or_default().max(&scan.prefix);

@@ -14,7 +14,7 @@ use quoring::{
         observed::{Observed, ShardSeen, WorkerSeen},
         plan::{self, FORMATION_GRACE_MS, Policy, Step},
     },
-    ids::{ClusterId, NodeId, StoreId, WorkerId},
+    ids::{ClusterId, GroupId, NodeId, Position, StoreId, WorkerId},
     ring::{
         map::{Coordinator, Map},
         placement::{self, Workers},
@@ -31,7 +31,14 @@ enum Event {
     Remove(Index),
     /// Its disk is lost, and it comes back with an empty one.
     Replace(Index),
+    /// A shard is split at a position, if that is within it.
+    Split(Index, u64),
+    /// A shard has grown to so many times the limit.
+    Grow(Index, u64),
 }
+
+/// The size from which on shards are split.
+const LIMIT_BYTES: u64 = 1 << 20;
 
 struct Cluster {
     state: State,
@@ -52,6 +59,7 @@ impl Cluster {
             replace_after_ms: 60_000,
             request_timeout_ms: 5_000,
             max_value_bytes: 8 << 20,
+            split_size_bytes: LIMIT_BYTES,
         };
         let coordinator = Coordinator { addr: "h:1".to_owned(), store: StoreId(Uuid::nil()) };
         let coordinators = BTreeMap::from([(NodeId(1), coordinator)]);
@@ -77,9 +85,9 @@ impl Cluster {
         self.joined += 1;
         let store = StoreId(Uuid::from_u128(self.joined.into()));
         let zone = zone.map(|zone| zone.to_string());
-        let join = Command::Join { id, store, addr: format!("h:{}", self.joined), zone, replace };
+        let join = Command::Join { id, store, addr: format!("h:{}", self.joined), zone, node: None, replace };
         if let Reply::Joined { node, .. } = self.apply(&join) {
-            let seen = WorkerSeen { active: true, silent_for_ms: 0, last_ping: None };
+            let seen = WorkerSeen { active: true, silent_for_ms: 0, ..WorkerSeen::default() };
             self.observed.workers.insert(node, seen);
         }
     }
@@ -93,7 +101,7 @@ impl Cluster {
             Event::Silent(who, silent_for_ms) => {
                 if let Some((node, _)) = pick(who) {
                     let active = *silent_for_ms < 15_000;
-                    let seen = WorkerSeen { active, silent_for_ms: *silent_for_ms, last_ping: None };
+                    let seen = WorkerSeen { active, silent_for_ms: *silent_for_ms, ..WorkerSeen::default() };
                     self.observed.workers.insert(node, seen);
                 }
             }
@@ -111,6 +119,16 @@ impl Cluster {
                     self.apply(&Command::Remove { worker });
                 }
             }
+            Event::Split(which, at) => {
+                if let Some(group) = self.any_shard(which) {
+                    self.split(group, Position(*at));
+                }
+            }
+            Event::Grow(which, times) => {
+                if let Some(group) = self.any_shard(which) {
+                    self.report(group, times * LIMIT_BYTES);
+                }
+            }
             Event::Replace(who) => {
                 // Only with others to copy from: what it alone had is lost, which no plan mends.
                 if let Some((node, worker)) = pick(who)
@@ -121,6 +139,34 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    fn any_shard(&self, which: &Index) -> Option<GroupId> {
+        let groups: Vec<GroupId> = self.map().shards.values().map(|shard| shard.group).collect();
+        (!groups.is_empty()).then(|| groups[which.index(groups.len())])
+    }
+
+    /// Splits a shard, if it can be, and its data into halves.
+    fn split(&mut self, group: GroupId, at: Position) {
+        let bytes = self.observed.shards.get(&group).and_then(|seen| seen.bytes).unwrap_or(0);
+        let epoch = self.map().epoch;
+        if let Reply::Split { shard, .. } = self.apply(&Command::Split { epoch, group, at }) {
+            let replicas = self.map().shard(group).unwrap().1.replicas.clone();
+            assert_eq!(self.map().shard(shard).unwrap().1.replicas, replicas);
+            self.report(group, bytes / 2);
+            self.report(shard, bytes / 2);
+            // The new group begins with the members that the old one has, whatever the map says.
+            let voters = self.observed.shards[&group].voters.clone();
+            self.observed.shards.entry(shard).or_default().voters = voters;
+        }
+    }
+
+    /// What a shard's leader says about its size, which is of the arc that it has now.
+    fn report(&mut self, group: GroupId, bytes: u64) {
+        let (start, _) = self.map().shard(group).unwrap();
+        let arc = self.map().span(start);
+        let seen = self.observed.shards.entry(group).or_default();
+        (seen.bytes, seen.arc) = (Some(bytes), Some(arc));
     }
 
     fn is_active(&self, node: &NodeId) -> bool {
@@ -178,6 +224,10 @@ impl Cluster {
                         let reply = self.apply(command);
                         assert!(matches!(reply, Reply::Done { .. }), "{command:?}: {reply:?}");
                     }
+                    Step::Split { group } => {
+                        let (start, _) = self.map().shard(*group).unwrap();
+                        self.split(*group, self.map().span(start).middle());
+                    }
                     Step::TransferLeader { group, to } => {
                         let seen = self.observed.shards.get_mut(group).unwrap();
                         assert!(seen.voters.contains(to) && seen.leader != Some(*to));
@@ -194,6 +244,7 @@ impl Cluster {
         let mut moves = 0;
         for (start, to) in shards {
             let from = &self.map().shards[start];
+            assert!(self.map().splitting(*start).is_none(), "{from:?} is just being split");
             let sets: [BTreeSet<NodeId>; 2] =
                 [from, to].map(|shard| shard.replicas.iter().copied().collect());
             if sets[0] == sets[1] {
@@ -266,6 +317,8 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (any::<Index>(), silence).prop_map(|(who, ms)| Event::Silent(who, ms)),
         2 => (any::<Index>(), any::<bool>()).prop_map(|(who, draining)| Event::Drain(who, draining)),
         2 => any::<Index>().prop_map(Event::Remove),
+        2 => (any::<Index>(), any::<u64>()).prop_map(|(which, at)| Event::Split(which, at)),
+        2 => (any::<Index>(), 0u64..8).prop_map(|(which, times)| Event::Grow(which, times)),
         1 => any::<Index>().prop_map(Event::Replace),
     ]
 }
@@ -291,7 +344,7 @@ proptest! {
         }
         // In the end everybody is back.
         for node in cluster.map().workers.keys().copied().collect::<Vec<_>>() {
-            let seen = WorkerSeen { active: true, silent_for_ms: 0, last_ping: None };
+            let seen = WorkerSeen { active: true, silent_for_ms: 0, ..WorkerSeen::default() };
             cluster.observed.workers.insert(node, seen);
         }
         cluster.run();

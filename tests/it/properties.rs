@@ -11,40 +11,73 @@ use quoring::{
         ScannedRow, Value, Version, Write, Written,
     },
     config::Partitioner,
+    ids::{GroupId, Span},
     ring::partitioner::position,
-    shard::{machine, query, view::Overlay, view::Writes},
+    shard::{Shard, machine, query, view::Overlay, view::Writes},
 };
 
-const ANSWER_AGE_MS: u64 = 600_000;
+pub(super) const ANSWER_AGE_MS: u64 = 600_000;
 
-type Keys = BTreeMap<Vec<u8>, Bytes>;
+pub(super) type Keys = BTreeMap<Vec<u8>, Bytes>;
+
+/// What became of the rows of a request.
+type Rows = Vec<(String, Written)>;
 
 /// What the machine must be indistinguishable from.
-#[derive(Default)]
-struct Model {
+#[derive(Default, Clone)]
+pub(super) struct Model {
     now: u64,
     version: Version,
     /// By table, row, column.
     cells: BTreeMap<(String, String, String), Cell>,
-    /// By retry key: the time, the fingerprint, the answer.
-    answers: BTreeMap<u128, (u64, u128, Reply)>,
+    /// By retry key: the time, the fingerprint, and what became of each row.
+    answers: BTreeMap<u128, (u64, u128, Rows)>,
 }
 
 impl Model {
-    fn apply(&mut self, command: &Command, at: At) -> Reply {
+    /// Keeps what is of these rows, and all that is of none.
+    pub(super) fn retain(&mut self, is_kept: impl Fn(&str) -> bool) {
+        self.cells.retain(|(_, row, _), _| is_kept(row));
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.now
+    }
+
+    pub(super) fn apply(&mut self, command: &Command, at: At) -> Reply {
         self.now = self.now.max(at.0);
         let now = self.now;
         self.cells.retain(|_, cell| cell.expires_at.is_none_or(|at| now < at.0));
         self.answers.retain(|_, (at, ..)| now < *at + ANSWER_AGE_MS);
         if let Some(retry) = &command.retry
-            && let Some((_, fingerprint, reply)) = self.answers.get(&retry.key)
+            && let Some((_, fingerprint, _)) = self.answers.get(&retry.key)
+            && *fingerprint != retry.fingerprint
         {
-            return if *fingerprint == retry.fingerprint { reply.clone() } else { Reply::RetryMismatch };
+            return Reply::RetryMismatch;
         }
-        let reply = Reply::Done(command.writes.iter().map(|write| self.write(write)).collect());
-        if let Some(retry) = &command.retry {
-            self.answers.insert(retry.key, (now, retry.fingerprint, reply.clone()));
+        let first = command.retry.as_ref().and_then(|retry| self.answers.get(&retry.key).cloned());
+        let first = first.map(|(_, _, rows)| rows).unwrap_or_default();
+        let is_repeat = command.writes.iter().map(|write| &write.row).eq(first.iter().map(|(row, _)| row));
+        if is_repeat && command.retry.as_ref().is_some_and(|retry| self.answers.contains_key(&retry.key)) {
+            return Reply::Done(first.into_iter().map(|(_, written)| written).collect());
         }
+        let known = |row: &String| first.iter().rev().find(|(known, _)| known == row).map(|(_, w)| w.clone());
+        let all_known = command.writes.iter().all(|write| known(&write.row).is_some());
+        let written: Vec<Written> = command
+            .writes
+            .iter()
+            .map(|write| known(&write.row).unwrap_or_else(|| self.write(write)))
+            .collect();
+        if let Some(retry) = &command.retry
+            && !(all_known && self.answers.contains_key(&retry.key))
+        {
+            let rows = command.writes.iter().map(|write| write.row.clone());
+            let mut rows: Vec<(String, Written)> = rows.zip(written.iter().cloned()).collect();
+            let new: Vec<String> = rows.iter().map(|(row, _)| row.clone()).collect();
+            rows.extend(first.iter().filter(|(row, _)| !new.contains(row)).cloned());
+            self.answers.insert(retry.key, (now, retry.fingerprint, rows));
+        }
+        let reply = Reply::Done(written);
         // A cell that lives for no time is gone before anybody can look.
         self.cells.retain(|_, cell| cell.expires_at.is_none_or(|at| now < at.0));
         reply
@@ -120,14 +153,14 @@ impl Model {
     }
 
     /// The live cells at a reader's time.
-    fn live(&self, now: At) -> BTreeMap<(String, String, String), Cell> {
+    pub(super) fn live(&self, now: At) -> BTreeMap<(String, String, String), Cell> {
         let now = now.0.max(self.now);
         let mut cells = self.cells.clone();
         cells.retain(|_, cell| cell.expires_at.is_none_or(|at| now < at.0));
         cells
     }
 
-    fn answer(&self, query: &Query, now: At, partitioner: Partitioner) -> Answer {
+    pub(super) fn answer(&self, query: &Query, now: At, partitioner: Partitioner) -> Answer {
         let cells = self.live(now);
         let missing = |table: &String, row: &String| {
             let has_row = cells.keys().any(|(t, r, _)| (t, r) == (table, row));
@@ -193,7 +226,7 @@ fn table() -> impl Strategy<Value = String> {
     prop::sample::select(vec!["t", "t\0", "tt", "u"]).prop_map(str::to_owned)
 }
 
-fn row() -> impl Strategy<Value = String> {
+pub(super) fn row() -> impl Strategy<Value = String> {
     prop::sample::select(vec!["a", "a\0", "aa", "b", "é", "aaaaaaaaa", "aaaaaaaab"]).prop_map(str::to_owned)
 }
 
@@ -237,7 +270,7 @@ fn write() -> impl Strategy<Value = Write> {
     (row(), prop::collection::vec(op, 1..4)).prop_map(|(row, ops)| Write { row, ops })
 }
 
-fn command() -> impl Strategy<Value = Command> {
+pub(super) fn command() -> impl Strategy<Value = Command> {
     let retry = (0u128..6, 0u128..2).prop_map(|(key, fingerprint)| Retry { key, fingerprint });
     (prop::collection::vec(write(), 0..4), prop::option::weighted(0.3, retry))
         .prop_map(|(writes, retry)| Command { writes, retry })
@@ -267,7 +300,7 @@ fn scan() -> impl Strategy<Value = Scan> {
         })
 }
 
-fn queries() -> impl Strategy<Value = Query> {
+pub(super) fn queries() -> impl Strategy<Value = Query> {
     prop_oneof![
         (table(), row(), column()).prop_map(|(table, row, column)| Query::Cell { table, row, column }),
         (table(), row()).prop_map(|(table, row)| Query::Row { table, row }),
@@ -277,16 +310,16 @@ fn queries() -> impl Strategy<Value = Query> {
     ]
 }
 
-fn partitioner() -> impl Strategy<Value = Partitioner> {
+pub(super) fn partitioner() -> impl Strategy<Value = Partitioner> {
     prop::sample::select(vec![Partitioner::Xxh3, Partitioner::Md5, Partitioner::Crc32, Partitioner::Ordered])
 }
 
 /// The clock of the leader that stamps an entry: mostly forward, sometimes back, rarely far ahead.
-fn step() -> impl Strategy<Value = i64> {
+pub(super) fn step() -> impl Strategy<Value = i64> {
     prop_oneof![6 => 0i64..120, 2 => -500i64..0, 1 => Just(ANSWER_AGE_MS as i64 - 1), 1 => Just(ANSWER_AGE_MS as i64)]
 }
 
-fn write_down(keys: &mut Keys, writes: Writes) {
+pub(super) fn write_down(keys: &mut Keys, writes: Writes) {
     for (key, value) in writes.0 {
         match value {
             Some(value) => keys.insert(key, value),
@@ -296,12 +329,12 @@ fn write_down(keys: &mut Keys, writes: Writes) {
 }
 
 /// All pages of a scan, each of which keeps to its limits.
-fn scan_all(keys: &Keys, partitioner: Partitioner, scan: &Scan, now: At) -> Vec<ScannedRow> {
+pub(super) fn scan_all(keys: &Keys, shard: Shard, arc: Span, scan: &Scan, now: At) -> Vec<ScannedRow> {
     let mut scan = scan.clone();
     let mut all: Vec<ScannedRow> = Vec::new();
     loop {
-        let answer = query::answer(keys, partitioner, &Query::Scan(scan.clone()), now).unwrap();
-        let Answer::Rows { rows, next } = answer else { panic!("{answer:?}") };
+        let answer = query::answer(keys, shard, arc, &Query::Scan(scan.clone()), now).unwrap();
+        let Some(Answer::Rows { rows, next }) = answer else { panic!("{answer:?}") };
         assert!(rows.len() <= scan.limit as usize, "{} rows of {}", rows.len(), scan.limit);
         let bytes: usize = rows.iter().map(size).sum();
         assert!(rows.len() <= 1 || bytes <= scan.max_bytes as usize, "{bytes} bytes of {}", scan.max_bytes);
@@ -321,9 +354,15 @@ proptest! {
     #[test]
     fn the_machine_is_the_model(
         partitioner in partitioner(),
-        commands in prop::collection::vec((step(), command(), any::<bool>()), 1..40),
+        mut commands in prop::collection::vec((step(), command(), any::<bool>()), 1..40),
+        repeats in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..4),
         queries in prop::collection::vec((0u64..400, queries()), 8),
     ) {
+        let shard = Shard { group: GroupId(1), partitioner };
+        for (to, from) in repeats {
+            let (to, from) = (to.index(commands.len()), from.index(commands.len()));
+            commands[to].1 = commands[from].1.clone();
+        }
         let mut model = Model::default();
         let mut keys = Keys::new();
         let mut clock = 10_000i64;
@@ -333,20 +372,20 @@ proptest! {
         for (step, command, look) in &commands {
             clock = (clock + step).max(0);
             let at = At(clock as u64);
-            let (reply, writes) = machine::apply(&keys, partitioner, command, at).unwrap();
+            let (reply, writes) = machine::apply(&keys, shard, command, at).unwrap();
             let sorted = writes.0.windows(2).all(|pair| pair[0].0 < pair[1].0);
             prop_assert!(sorted, "writes are in key order, each key once");
             write_down(&mut keys, writes);
             prop_assert_eq!(&reply, &model.apply(command, at));
-            prop_assert_eq!(&machine::apply_to(&mut joined, partitioner, command, at).unwrap(), &reply);
+            prop_assert_eq!(&machine::apply_to(&mut joined, shard, command, at).unwrap(), &reply);
             for (ahead, query) in queries.iter().filter(|_| *look) {
                 let now = At(clock as u64 + ahead);
                 let expected = model.answer(query, now, partitioner);
                 let answer = match query {
                     Query::Scan(scan) => {
-                        Answer::Rows { rows: scan_all(&keys, partitioner, scan, now), next: None }
+                        Answer::Rows { rows: scan_all(&keys, shard, Span::RING, scan, now), next: None }
                     }
-                    _ => query::answer(&keys, partitioner, query, now).unwrap(),
+                    _ => query::answer(&keys, shard, Span::RING, query, now).unwrap().unwrap(),
                 };
                 prop_assert_eq!(&answer, &expected, "{:?}", query);
             }
@@ -358,13 +397,13 @@ proptest! {
         // In the end nothing is left of what has expired or is too old.
         let late = At(model.now + 2 * ANSWER_AGE_MS);
         for _ in 0..1 + commands.len() {
-            if machine::wants_upkeep(&keys, late).unwrap() {
+            if machine::wants_upkeep(&keys, shard, late).unwrap() {
                 let nothing = Command { writes: Vec::new(), retry: None };
-                let (_, writes) = machine::apply(&keys, partitioner, &nothing, late).unwrap();
+                let (_, writes) = machine::apply(&keys, shard, &nothing, late).unwrap();
                 write_down(&mut keys, writes);
             }
         }
-        prop_assert!(!machine::wants_upkeep(&keys, late).unwrap());
+        prop_assert!(!machine::wants_upkeep(&keys, shard, late).unwrap());
         let live = model.live(late);
         let marks = live.values().filter(|cell| cell.expires_at.is_some()).count();
         prop_assert_eq!(keys.len(), 1 + live.len() + marks, "counters, live cells, marks of expiry");

@@ -1,6 +1,8 @@
 //! A small state machine and the few steps of a Raft node that the tests need.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod part;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

@@ -1,6 +1,10 @@
 //! One line of the shell, in either of its forms: `PUT key value`, `put:key:value`.
 
-use crate::{config::Address, ids::WorkerId};
+use crate::{
+    cli::coordinators::Order,
+    config::Address,
+    ids::{GroupId, Position, WorkerId},
+};
 
 /// What a line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +22,8 @@ pub(super) enum Line<'a> {
     List(Option<&'a str>),
     Join(Address),
     Leave(Option<WorkerId>),
+    Coordinators(Order),
+    Split(GroupId, Option<Position>),
     Status,
     Help,
     Exit,
@@ -72,12 +78,36 @@ fn words<'a>(command: &str, rest: &'a str, typed: &str) -> Result<Line<'a>, Stri
             id.parse().map(|id| Line::Leave(Some(id))).map_err(|error| format!("'{id}': {error}"))
         }
         ("LEAVE", _) => Err("write LEAVE, or LEAVE ID".to_owned()),
+        ("COORDINATORS", []) => Ok(Line::Coordinators(Order::List)),
+        ("COORDINATORS", [verb, which]) => coordinators(&verb.to_ascii_uppercase(), which),
+        ("COORDINATORS", _) => Err(COORDINATORS.to_owned()),
+        ("SPLIT", [shard]) => Ok(Line::Split(shard_id(shard)?, None)),
+        ("SPLIT", [shard, at]) => {
+            let at = at.parse().map_err(|error| format!("'{at}': {error}"))?;
+            Ok(Line::Split(shard_id(shard)?, Some(at)))
+        }
+        ("SPLIT", _) => Err("write SPLIT SHARD, or SPLIT SHARD POSITION".to_owned()),
         ("STATUS", []) => Ok(Line::Status),
         ("HELP" | "?", _) => Ok(Line::Help),
         ("EXIT" | "QUIT", []) => Ok(Line::Exit),
         ("STATUS" | "EXIT" | "QUIT", _) => Err(format!("{command} takes nothing behind it")),
         _ => Err(format!("'{typed}' is no command; HELP lists them")),
     }
+}
+
+const COORDINATORS: &str = "write COORDINATORS, COORDINATORS ADD HOST:PORT, or COORDINATORS REMOVE ID";
+
+fn coordinators<'a>(verb: &str, which: &str) -> Result<Line<'a>, String> {
+    let order = match verb {
+        "ADD" => Order::Add { addr: which.parse().map_err(|error| format!("'{which}': {error}"))? },
+        "REMOVE" => Order::Remove { which: which.to_owned() },
+        _ => return Err(COORDINATORS.to_owned()),
+    };
+    Ok(Line::Coordinators(order))
+}
+
+fn shard_id(text: &str) -> Result<GroupId, String> {
+    text.parse().map(GroupId).map_err(|_| format!("'{text}': a shard is a number; STATUS lists them"))
 }
 
 #[cfg(test)]
@@ -106,6 +136,11 @@ mod tests {
             ("JOIN h:1", Ok(Line::Join("h:1".parse().unwrap()))),
             ("LEAVE", Ok(Line::Leave(None))),
             ("leave abcde", Ok(Line::Leave(Some("abcde".parse().unwrap())))),
+            ("COORDINATORS", Ok(Line::Coordinators(Order::List))),
+            ("coordinators add h:1", Ok(Line::Coordinators(Order::Add { addr: "h:1".parse().unwrap() }))),
+            ("Coordinators remove 4", Ok(Line::Coordinators(Order::Remove { which: "4".to_owned() }))),
+            ("SPLIT 3", Ok(Line::Split(GroupId(3), None))),
+            ("split 3 00000000000000ff", Ok(Line::Split(GroupId(3), Some(Position(255))))),
             ("status", Ok(Line::Status)),
             ("help", Ok(Line::Help)),
             ("EXIT", Ok(Line::Exit)),
@@ -142,6 +177,14 @@ mod tests {
             ("JOIN", "write JOIN HOST:PORT"),
             ("JOIN 8001", "'8001': must be HOST:PORT, such as 127.0.0.1:7001"),
             ("LEAVE ä", "'ä': a worker id is 1 to 64 characters of A-Z a-z 0-9 . _ -"),
+            ("COORDINATORS ADD 8001", "'8001': must be HOST:PORT, such as 127.0.0.1:7001"),
+            (
+                "COORDINATORS DROP 1",
+                "write COORDINATORS, COORDINATORS ADD HOST:PORT, or COORDINATORS REMOVE ID",
+            ),
+            ("SPLIT", "write SPLIT SHARD, or SPLIT SHARD POSITION"),
+            ("SPLIT x", "'x': a shard is a number; STATUS lists them"),
+            ("SPLIT 3 ff", "'ff': a position of the ring is 16 hex digits, such as 8000000000000000"),
             ("EXIT now", "EXIT takes nothing behind it"),
             ("FETCH k", "'FETCH' is no command; HELP lists them"),
             ("join:h:1", "with colons there are get:KEY, put:KEY:VALUE, update:KEY:VALUE and delete:KEY"),

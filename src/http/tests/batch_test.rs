@@ -125,7 +125,7 @@ async fn a_shard_that_fails_fails_alone() {
 async fn a_batch_follows_a_shard_that_was_split() {
     let server = Server::start().await;
     for at in [1 << 61, 3 << 61, 5 << 61, 7 << 61] {
-        server.model.split(at);
+        server.model.part(at);
     }
     let puts: Vec<_> =
         (0..50).map(|i| json!({ "op": "put", "key": format!("k{i}"), "value": "v" })).collect();

@@ -55,6 +55,21 @@ async fn the_ring_tells_where_a_row_lives() {
 }
 
 #[tokio::test]
+async fn shards_are_split() {
+    let server = Server::start().await;
+    let split = async |path: &str| server.send("POST", &format!("/cluster/shards/{path}"), &[], b"").await;
+    let answer = split("1/split").await;
+    assert_eq!((answer.status, answer.json()["into"].as_u64()), (202, Some(9)));
+    let at = split("1/split?at=00000000000000ff").await;
+    assert_eq!((at.status, at.json()["at"].as_str()), (202, Some("00000000000000ff")));
+    split("1/split?at=0000000000000000").await.problem(409);
+    split("1/split?at=ff").await.problem(400);
+    split("2/split").await.problem(404);
+    split("0/split").await.problem(400);
+    split("x/split").await.problem(400);
+}
+
+#[tokio::test]
 async fn workers_are_drained_and_removed() {
     let server = Server::start().await;
     let drain = async |method: &str, id: &str| {
@@ -83,6 +98,27 @@ async fn a_worker_is_asked_to_join() {
     {
         server.post(bad, "").await.problem(400);
     }
+}
+
+#[tokio::test]
+async fn coordinators_are_added_and_removed() {
+    let server = Server::start().await;
+    let group = server.get("/cluster/coordinators").await.ok().json();
+    assert_eq!(group["members"], json!({ "1": "127.0.0.1:7001" }));
+    let added = server.post("/cluster/coordinators?addr=127.0.0.1:7009", "").await.ok().json();
+    assert_eq!(added, json!({ "node": 9, "addr": "127.0.0.1:7009", "replaces": null, "done": true }));
+    server.post("/cluster/coordinators?addr=127.0.0.1:7001", "").await.problem(409);
+    server.delete("/cluster/coordinators/1").await.problem(409);
+    server.delete("/cluster/coordinators/5").await.problem(404);
+    for path in ["127.0.0.1:7009", "127.0.0.1%3A7009"] {
+        let removed = server.delete(&format!("/cluster/coordinators/{path}")).await.ok().json();
+        assert_eq!(removed["node"], 9);
+    }
+    for bad in ["", "?addr=", "?addr=127.0.0.1", "?addr=:1"] {
+        server.post(&format!("/cluster/coordinators{bad}"), "").await.problem(400);
+    }
+    server.model.fail_coordinators(Error::Unavailable("the coordinators have no majority".into()));
+    server.get("/cluster/coordinators").await.problem(503);
 }
 
 #[tokio::test]

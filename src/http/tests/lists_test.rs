@@ -168,7 +168,7 @@ async fn a_list_follows_a_shard_that_was_split() {
     fill(&server, 100).await;
     let first = server.get("/data/t?limit=10").await.ok().json();
     for at in [1 << 61, 3 << 61, 5 << 61] {
-        server.model.split(at);
+        server.model.part(at);
     }
     let next = first["next"].as_str().unwrap();
     let (rest, _) = pages(&server, &format!("/data/t?limit=9&cursor={next}"), "rows", "row").await;

@@ -1,6 +1,8 @@
 //! A cluster in memory, one step at a time: shards with versions, conditions, expiry and remembered
 //! answers, behind the router's methods. It answers what the contract says, and can be told to fail.
 
+mod cluster;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -18,11 +20,10 @@ use crate::{
         Version, Write, Written,
     },
     config::{Partitioner, Settings},
-    coordinator::status::{Cluster, Coordinators},
     error::Error,
     ids::{ClusterId, Epoch, GroupId, NodeId, Position, StoreId, WorkerId},
     ring::map::{Indexed, Map, Shard, Worker},
-    router::{ActiveWorker, Consistency, Located, Served, Target},
+    router::{Consistency, Located, Served, Target},
 };
 
 /// The time of the model's clock at its beginning: 2026-01-01T00:00:00Z.
@@ -58,6 +59,8 @@ struct State {
 
 /// See the module.
 pub(crate) struct Model(Mutex<State>);
+
+type Split = Result<(GroupId, Position), Error>;
 
 impl Model {
     /// A cluster of shards that begin at these positions, and three workers.
@@ -123,7 +126,7 @@ impl Model {
     }
 
     /// Splits a shard in two behind the front-end's back.
-    pub(crate) fn split(&self, at: u64) {
+    pub(crate) fn part(&self, at: u64) {
         let mut state = self.0.lock();
         let mut map = state.real.as_deref().unwrap().clone();
         map.epoch.0 += 1;
@@ -181,7 +184,7 @@ impl Model {
         let mut state = self.0.lock();
         let group = match target {
             Target::Row(row) => state.group_of_rows(&[row])?,
-            Target::Group(group) => {
+            Target::Shard(group, _) => {
                 // A shard that was split answers only for the map that the asker has.
                 if state.seen.as_ref().map(|map| map.epoch) != state.real.as_ref().map(|map| map.epoch) {
                     state.seen = state.real.clone();
@@ -207,58 +210,11 @@ impl Model {
         Ok(state.groups.values().any(|group| group.rows(table, now).next().is_some()))
     }
 
-    pub(crate) async fn ping(&self, id: WorkerId, addr: String, _: Instant) -> Result<(), Error> {
-        self.begin().await;
-        let mut state = self.0.lock();
-        state.coordinators.clone()?;
-        state.pings.insert(id, addr);
-        Ok(())
-    }
-
-    pub(crate) async fn workers(&self, _: Instant) -> Result<Vec<ActiveWorker>, Error> {
-        let state = self.0.lock();
-        state.coordinators.clone()?;
-        Ok(state.pings.iter().map(|(id, addr)| ActiveWorker { id: id.clone(), addr: addr.clone() }).collect())
-    }
-
-    pub(crate) async fn cluster(&self, _: Instant) -> Result<Cluster, Error> {
-        self.begin().await;
-        let state = self.0.lock();
-        state.coordinators.clone()?;
-        let map = state.real.as_ref().unwrap();
-        Ok(Cluster {
-            epoch: map.epoch,
-            cluster: map.cluster,
-            name: map.settings.name.clone(),
-            coordinators: Coordinators { leader: Some(NodeId(1)), term: 2, members: BTreeMap::new() },
-            workers: Vec::new(),
-            shards: Vec::new(),
-            moves: Vec::new(),
-        })
-    }
-
-    pub(crate) async fn drain(&self, id: WorkerId, draining: bool, _: Instant) -> Result<(), Error> {
-        let mut state = self.0.lock();
-        let known = state.real.as_ref().unwrap().workers.values().any(|worker| worker.id == id);
-        if !known {
-            return Err(Error::NotFound(format!("there is no worker {id}")));
-        }
-        if draining && state.draining.len() == 2 {
-            return Err(Error::Refused("there is nowhere to go".into()));
-        }
-        if draining {
-            state.draining.insert(id)
-        } else {
-            state.draining.remove(&id)
-        };
-        Ok(())
-    }
-
-    pub(crate) async fn remove(&self, id: WorkerId, _: Instant) -> Result<(), Error> {
-        if self.0.lock().draining.remove(&id) {
-            Ok(())
-        } else {
-            Err(Error::Refused(format!("worker {id} holds the last majority of a shard; drain it first")))
+    pub(crate) async fn split(&self, shard: GroupId, at: Option<Position>, _: Instant) -> Split {
+        match (shard.0, at.unwrap_or(Position(8))) {
+            (1, Position(0)) => Err(Error::Refused("a shard is split behind its start".into())),
+            (1, at) => Ok((GroupId(9), at)),
+            _ => Err(Error::NotFound(format!("there is no shard {shard}"))),
         }
     }
 
@@ -465,6 +421,7 @@ fn map(partitioner: Partitioner, starts: &[u64], first_group: u64) -> Map {
         group: GroupId(first_group + index as u64),
         replicas: vec![NodeId(4), NodeId(5), NodeId(6)],
         formed: true,
+        parent: None,
     };
     Map {
         epoch: Epoch(1),
@@ -479,6 +436,7 @@ fn map(partitioner: Partitioner, starts: &[u64], first_group: u64) -> Map {
             replace_after_ms: 60_000,
             request_timeout_ms: 5_000,
             max_value_bytes: 64 << 10,
+            split_size_bytes: 0,
         },
         coordinators: BTreeMap::new(),
         workers: (4..7).map(|index| (NodeId(index), worker(index))).collect(),

@@ -88,7 +88,7 @@ pub fn next_around(map: &Map, workers: &Workers, held: &BTreeSet<Position>, poli
         return next;
     }
     if next.shards.is_empty() {
-        let empty = Shard { group: Shard::UNNUMBERED, replicas: Vec::new(), formed: false };
+        let empty = Shard { group: Shard::UNNUMBERED, replicas: Vec::new(), formed: false, parent: None };
         next.shards = equal_arcs(map.settings.shards).map(|start| (start, empty.clone())).collect();
     }
     let eligible: Vec<NodeId> = workers.active.union(&workers.silent).copied().filter(is_known).collect();

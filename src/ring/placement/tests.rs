@@ -23,6 +23,7 @@ fn cluster(shards: u32, replication: u32, zones: &[Option<u8>]) -> Map {
         replace_after_ms: 60_000,
         request_timeout_ms: 5_000,
         max_value_bytes: 8 << 20,
+        split_size_bytes: 0,
     };
     let mut map = Map::founded(ClusterId(Uuid::nil()), settings, BTreeMap::new());
     for zone in zones {

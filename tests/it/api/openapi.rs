@@ -8,7 +8,7 @@ use crate::harness::{Answer, Call, Cluster, Http};
 const METHODS: [&str; 6] = ["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"];
 
 /// Parameters of every sort, each with a value that whoever knows it refuses.
-const REFUSED: [(&str, &str, &str); 13] = [
+const REFUSED: [(&str, &str, &str); 14] = [
     ("query", "consistency", "sometimes"),
     ("query", "limit", "0"),
     ("query", "cursor", "-"),
@@ -19,6 +19,7 @@ const REFUSED: [(&str, &str, &str); 13] = [
     ("query", "id", "a%20b"),
     ("query", "port", "0"),
     ("query", "addr", "nowhere"),
+    ("query", "at", "middle"),
     ("header", "If-Match", "17"),
     ("header", "If-None-Match", "17"),
     ("header", "Idempotency-Key", "TOO-LONG"),
@@ -31,7 +32,7 @@ fn call(node: Http, method: &'static str, template: &str) -> Call {
     for name in ["table", "row", "column", "key"] {
         path = path.replace(&format!("{{{name}}}"), "openapi");
     }
-    path = path.replace("{id}", "openapi-none");
+    path = path.replace("/shards/{id}", "/shards/999999").replace("{id}", "openapi-none");
     let body = match (method, template) {
         ("PUT", _) => "x".to_owned(),
         ("PATCH", _) => json!({"openapi": "x"}).to_string(),
@@ -48,6 +49,7 @@ fn call(node: Http, method: &'static str, template: &str) -> Call {
         "/ring" => call.query("row=openapi"),
         // A member already.
         "/cluster/join" => call.query(&format!("addr=127.0.0.1:{}", node.port)),
+        "/cluster/coordinators" if method == "POST" => call.query(&format!("addr=127.0.0.1:{}", node.port)),
         _ => call,
     }
 }
@@ -163,7 +165,10 @@ async fn the_document_is_what_runs() {
         "/ring",
         "/cluster/workers/{id}/drain",
         "/cluster/workers/{id}",
+        "/cluster/shards/{id}/split",
         "/cluster/join",
+        "/cluster/coordinators",
+        "/cluster/coordinators/{id}",
         "/metrics",
         "/healthz",
         "/readyz",

@@ -21,6 +21,9 @@ async fn wrong_arguments_are_named() {
         (&["coordinator", "-1"], "-1"),
         (&["coordinator", &port, "--peers", "127.0.0.1:1"], "peers"),
         (&["coordinator", &port, "--peers", "x"], "peers"),
+        (&["coordinator", &port, "--join", "--peers", "127.0.0.1:1"], "--peers"),
+        (&["coordinators", "add"], "HOST:PORT"),
+        (&["coordinators", "add", "x"], "HOST:PORT"),
         (&["fly"], "fly"),
         (&[], "subcommand"),
         (&["get"], "NAME"),
@@ -37,8 +40,20 @@ async fn wrong_arguments_are_named() {
 #[tokio::test]
 async fn help_is_there_for_every_command() {
     let dir = Workdir::new("help");
-    let commands =
-        ["up", "down", "status", "coordinator", "worker", "get", "put", "update", "delete", "list", "shell"];
+    let commands = [
+        "up",
+        "down",
+        "status",
+        "coordinator",
+        "coordinators",
+        "worker",
+        "get",
+        "put",
+        "update",
+        "delete",
+        "list",
+        "shell",
+    ];
     let all = quoring(dir.path(), &["--help"]).await.exits(0).stdout;
     for command in commands {
         assert!(all.contains(command), "{command} is not in: {all}");

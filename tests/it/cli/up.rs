@@ -4,7 +4,7 @@ use std::{fs, net::TcpListener};
 
 use serde_json::Value;
 
-use crate::harness::{HEAL, Http, Process, eventually, quoring};
+use crate::harness::{HEAL, Http, Process, eventually, free_port, quoring};
 
 use super::down::Local;
 
@@ -63,6 +63,38 @@ async fn detached_until_every_shard_has_a_leader() {
         assert_eq!(node["id"], nodes[index]["id"], "{after}");
     }
     local.down().await;
+}
+
+#[tokio::test]
+async fn a_coordinator_that_the_file_gains_is_added() {
+    let local = Local::new("up-gains", 1, 1).await;
+    local.run(&["up", "--detach", "--wait"]).await.exits(0);
+    Http::at(local.ports[1]).put("/kv/gained", "x").await.is(200);
+    let path = local.dir.path().join("cluster.toml");
+    let (first, gained) = (fs::read_to_string(&path).unwrap(), [free_port(), free_port()]);
+    let more = gained.map(|port| format!("[[coordinator]]\nport = {port}\n")).concat();
+    fs::write(&path, format!("{first}{more}")).unwrap();
+    let said = local.run(&["up", "--detach", "--wait"]).await.exits(0).stdout;
+    for port in gained {
+        assert!(said.contains(&format!("coordinator {port} was added")), "{said}");
+    }
+    let members = async |node: u16| {
+        let group = Http::at(node).get("/cluster/coordinators").await.is(200).json();
+        group["members"].as_object().unwrap().len()
+    };
+    assert_eq!(members(gained[1]).await, 3);
+    // Everything again: whoever was added goes by its own directory.
+    local.run(&["down"]).await.exits(0);
+    let said = local.run(&["up", "--detach", "--wait"]).await.exits(0).stdout;
+    assert!(!said.contains("was added") && !said.contains("warning"), "{said}");
+    assert_eq!(members(gained[0]).await, 3);
+    Http::at(gained[0]).get("/kv/gained").await.says("x");
+    // Also what the file has lost is stopped.
+    fs::write(&path, first).unwrap();
+    local.down().await;
+    for port in gained {
+        assert!(Http::at(port).get("/healthz").attempt().await.is_err(), "{port} still answers");
+    }
 }
 
 #[tokio::test]

@@ -7,3 +7,4 @@ mod kill;
 mod majority;
 mod pause;
 mod retry;
+mod splits;

@@ -1,6 +1,9 @@
 //! A cluster of real processes.
 
-use std::fs;
+use std::{
+    fs,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use serde_json::Value;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
@@ -22,6 +25,8 @@ pub(crate) async fn private() -> SemaphorePermit<'static> {
 pub(crate) struct Cluster {
     pub(crate) spec: Spec,
     pub(crate) nodes: Vec<Node>,
+    /// Shards that came into being by splits.
+    split_off: AtomicUsize,
     // Dropped after the nodes, whose files are in it.
     pub(crate) dir: Workdir,
     _permit: Option<SemaphorePermit<'static>>,
@@ -67,7 +72,17 @@ impl Cluster {
         };
         let nodes =
             coordinators.iter().map(node(Role::Coordinator)).chain(workers.iter().map(node(Role::Worker)));
-        Self { nodes: nodes.collect(), spec, dir, _permit: permit }
+        Self { nodes: nodes.collect(), spec, split_off: AtomicUsize::new(0), dir, _permit: permit }
+    }
+
+    /// Starts another worker, and returns its port.
+    pub(crate) fn start_worker(&mut self, zone: Option<&str>) -> u16 {
+        let peers: Vec<_> = self.coordinators().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        let node = Node::new(self.dir.path(), Role::Worker, free_port(), &peers.join(","), &[]);
+        let node = zone.into_iter().fold(node, Node::in_zone);
+        node.start();
+        self.nodes.push(node);
+        self.nodes.last().unwrap().port
     }
 
     pub(crate) fn coordinators(&self) -> impl Iterator<Item = &Node> {
@@ -156,13 +171,35 @@ impl Cluster {
         };
         let still = status["moves"].as_array().unwrap().is_empty();
         if active >= up
-            && shards.len() == self.spec.shards as usize
+            && shards.len() == self.spec.shards as usize + self.split_off.load(Ordering::Relaxed)
             && shards.iter().all(|s| whole(&s))
             && still
         {
             return Ok(());
         }
         Err(format!("{up} workers run, {active} are active; {} shards: {status}", shards.len()))
+    }
+
+    /// The ids of all shards.
+    pub(crate) async fn shards(&self) -> Vec<u64> {
+        let status = eventually("the cluster tells its state", HEAL, async || self.status().await).await;
+        status["shards"].as_array().unwrap().iter().map(|shard| shard["id"].as_u64().unwrap()).collect()
+    }
+
+    /// Orders a split, once it is taken; the new shard's id and start.
+    pub(crate) async fn split(&self, shard: u64, query: &str) -> (u64, String) {
+        let answer = eventually("a split is taken", HEAL, async || {
+            let call = self.any().call("POST", format!("/cluster/shards/{shard}/split{query}"));
+            let answer = call.attempt().await.map_err(|failure| format!("{failure:?}"))?;
+            // While leaders change, or the shard is still being split.
+            if matches!(answer.status, 409 | 503 | 504) { Err(answer.text()) } else { Ok(answer) }
+        })
+        .await
+        .is(202)
+        .json();
+        self.split_off.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(answer["id"], shard);
+        (answer["into"].as_u64().unwrap(), answer["at"].as_str().unwrap().to_owned())
     }
 
     /// Kills every node at once.

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -49,6 +49,8 @@ pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
     refused: Arc<Mutex<BTreeMap<String, u64>>>,
+    avoided: Arc<AtomicU16>,
+    rounds: Arc<Vec<AtomicU64>>,
     writers: Vec<JoinHandle<BTreeMap<String, Held>>>,
 }
 
@@ -58,6 +60,8 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(AtomicU64::new(0));
         let refused = Arc::new(Mutex::new(BTreeMap::new()));
+        let avoided = Arc::new(AtomicU16::new(0));
+        let rounds: Arc<Vec<_>> = Arc::new((0..writers).map(|_| AtomicU64::new(0)).collect());
         let writer = |number: usize| {
             let writer = Writer {
                 name: format!("{name}-{number}"),
@@ -65,12 +69,28 @@ impl Load {
                 stop: stop.clone(),
                 acknowledged: acknowledged.clone(),
                 refused: refused.clone(),
+                avoided: avoided.clone(),
+                rounds: rounds.clone(),
                 held: BTreeMap::new(),
             };
             tokio::spawn(writer.run(number))
         };
         let writers = (0..writers).map(writer).collect();
-        Self { stop, acknowledged, refused, writers }
+        Self { stop, acknowledged, refused, avoided, rounds, writers }
+    }
+
+    /// From now on nobody asks the node at this port, as behind a load balancer that takes it out
+    /// before it is stopped; 0 for none. Returns once requests that it still had are answered.
+    pub(crate) async fn avoid(&self, port: u16) {
+        self.avoided.store(port, Ordering::Relaxed);
+        let now = || self.rounds.iter().map(|rounds| rounds.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        let before = now();
+        // The round after the next one has begun since.
+        eventually("every writer goes on", HEAL, async || {
+            let moved = before.iter().zip(now()).all(|(before, now)| now >= before + 2);
+            if moved { Ok(()) } else { Err(format!("{before:?}")) }
+        })
+        .await;
     }
 
     /// Writes acknowledged so far.
@@ -122,6 +142,8 @@ struct Writer {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
     refused: Arc<Mutex<BTreeMap<String, u64>>>,
+    avoided: Arc<AtomicU16>,
+    rounds: Arc<Vec<AtomicU64>>,
     held: BTreeMap<String, Held>,
 }
 
@@ -132,20 +154,33 @@ impl Writer {
         let mut pace = interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.stop.load(Ordering::Relaxed) {
-            let node = Http::at(self.ports[turn % self.ports.len()]);
+            let node = self.next(&mut turn);
             let key = format!("{}-{}", self.name, value % KEYS);
             value += 1;
             self.write(node, &key, value).await;
-            turn += 1;
             // Another node than the one that took the write must know it.
-            let reader = Http::at(self.ports[turn % self.ports.len()]);
-            if let Ok(seen) = read(reader, &key).await {
-                let held = &self.held[&key];
-                assert!(held.allows(seen), "{key} reads {seen:?} at {}, but: {held:?}", reader.port);
+            let reader = self.next(&mut turn);
+            match read(reader, &key).await {
+                Ok(seen) => {
+                    let held = &self.held[&key];
+                    assert!(held.allows(seen), "{key} reads {seen:?} at {}, but: {held:?}", reader.port);
+                }
+                Err(told) => *self.refused.lock().unwrap().entry(told).or_default() += 1,
             }
+            self.rounds[number].fetch_add(1, Ordering::Relaxed);
             pace.tick().await;
         }
         self.held
+    }
+
+    fn next(&self, turn: &mut usize) -> Http {
+        loop {
+            let port = self.ports[*turn % self.ports.len()];
+            *turn += 1;
+            if port != self.avoided.load(Ordering::Relaxed) {
+                return Http::at(port);
+            }
+        }
     }
 
     async fn write(&mut self, node: Http, key: &str, value: u64) {

@@ -63,6 +63,20 @@ impl Node {
         Self { role, port, dir, log, args, process: Mutex::new(None) }
     }
 
+    /// The same in a zone.
+    pub(crate) fn in_zone(mut self, zone: &str) -> Self {
+        self.args.extend(["--zone".into(), zone.into()]);
+        self
+    }
+
+    /// A coordinator that founds nothing and waits to be added.
+    pub(crate) fn joining(root: &Path, port: u16) -> Self {
+        let mut node = Self::new(root, Role::Coordinator, port, "", &[]);
+        let peers = node.args.iter().position(|arg| arg == "--peers").expect("a coordinator has peers");
+        node.args.splice(peers..peers + 2, ["--join".into()]);
+        node
+    }
+
     pub(crate) fn http(&self) -> Http {
         Http::at(self.port)
     }

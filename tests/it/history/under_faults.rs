@@ -116,3 +116,23 @@ async fn all_nodes_killed_at_once() {
     running.until_more().await;
     running.judge().await;
 }
+
+#[tokio::test]
+async fn splits_and_kills() {
+    let cluster = Cluster::start("history-split", Spec { shards: 1, ..Spec::default() }).await;
+    let running = Running::start(&cluster);
+    running.until_more().await;
+    for round in 0..3 {
+        for shard in cluster.shards().await {
+            cluster.split(shard, "").await;
+        }
+        // While some of the new shards are on their way.
+        let victim = cluster.worker(round);
+        victim.kill();
+        running.until_more().await;
+        victim.start();
+        cluster.until_whole().await;
+        running.until_more().await;
+    }
+    running.judge().await;
+}

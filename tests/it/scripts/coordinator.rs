@@ -1,27 +1,36 @@
 //! The scripts of the coordinators' state machine and of the plan.
 //!
 //! ```text
-//! found [replication=N] [shards=N] [coordinators=N] [cluster=N]
-//! join ID [store=N] [addr=ADDR] [zone=ZONE] [replace=yes]
+//! found [replication=N] [shards=N] [split_size=BYTES] [coordinators=N] [cluster=N]
+//! join ID [store=N] [addr=ADDR] [zone=ZONE] [node=N] [replace=yes]
 //! ping ID ADDR, drain ID, undrain ID, remove ID, formed GROUP…
+//! split GROUP POSITION [epoch=N]           in hex
 //! place [epoch=N] START:NODE,NODE… …      START is the shard's number, 1 the first; new ones: START:new:NODE,…
+//! seat ADDR [store=N] [among=N,…]          a coordinator is added
+//! unseat NODE [among=N,…]                  and removed; among: those that the map has, unless told
+//! group VOTERS [learners=N,…] [unsettled=yes] [alive=N,…]    what the coordinators' leader sees; alive: the voters
+//! changes                                  coordinators on their way in or out
+//! may seat ADDR [store=N], may unseat NODE, may drain ID, may remove ID
 //! map, status                              the map; what GET /cluster makes of it
 //!
 //! active NODE…, silent MS NODE…            what was heard of workers
 //! heard ID…                                of ids that only ping
+//! clock NODE MS                            by how much a worker's clock is off; 0: it is right again
 //! waited MS                                how long the first worker has waited
 //! lead NODE GROUP…                         who leads; voters and learners stay
 //! voters GROUP NODE,…, learners GROUP NODE,…, leaderless GROUP…
+//! size GROUP BYTES [old]                   of its arc in the map, or of the one before the last split
 //! plan [moves=N] [per_worker=N] [transfers=N]     the next steps
 //! act …                                    the same, and applies what they propose
 //! settle                                   shards without a report get their primary as leader, members
 //!                                          become what the map says, transfers happen
 //! run …                                    plan, apply and settle until there is nothing to do
-//! may drain ID, may remove ID
 //! ```
 //!
 //! After every command the state is read back from its records, and the records that it said were
 //! changed are enough to keep a copy current.
+
+mod seating;
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -35,7 +44,7 @@ use quoring::{
         observed::{Heartbeat, Observed, ShardSeen, WorkerSeen},
         plan::{self, Step},
         records::Changed,
-        status,
+        seats, status,
     },
     ids::{ClusterId, Epoch, GroupId, NodeId, Position, StoreId},
     ring::map::{Coordinator, Map, Shard},
@@ -75,6 +84,11 @@ impl Coordinators {
                 self.apply(&Command::Ping { id, addr })
             }
             "place" => self.place(&mut words),
+            "split" => {
+                let (group, at) = (GroupId(words.number()), position(words.next()));
+                let epoch = words.named_number("epoch").map_or_else(|| self.map().epoch, Epoch);
+                self.apply(&Command::Split { epoch, group, at })
+            }
             "formed" => {
                 let groups = words.rest().iter().map(|group| GroupId(group.parse().unwrap())).collect();
                 self.apply(&Command::Formed { groups })
@@ -84,6 +98,9 @@ impl Coordinators {
                 self.apply(&Command::Drain { worker: words.next().parse().unwrap(), draining: false })
             }
             "remove" => self.apply(&Command::Remove { worker: words.next().parse().unwrap() }),
+            "seat" | "unseat" => self.seat(line, &mut words),
+            "group" => self.group(&mut words),
+            "changes" => self.changes(),
             "map" => self.show_map(),
             "status" => self.show_status(),
             "may" => self.may(&mut words),
@@ -126,6 +143,7 @@ impl Coordinators {
             Reply::Joined { node, epoch, .. } => format!("joined as node {node}, epoch {epoch}"),
             Reply::Refused(sentence) => format!("refused: {sentence}"),
             Reply::Unknown(sentence) => format!("unknown: {sentence}"),
+            Reply::Split { shard, epoch } => format!("split off shard {shard}, epoch {epoch}"),
         };
         format!("{shown}\n{}", show_changed(&changed))
     }
@@ -141,6 +159,7 @@ impl Coordinators {
             replace_after_ms: 60_000,
             request_timeout_ms: 5_000,
             max_value_bytes: 8 << 20,
+            split_size_bytes: words.named_number("split_size").unwrap_or(0),
         };
         let coordinators = (1..=words.named_number("coordinators").unwrap_or(3))
             .map(|node| {
@@ -159,6 +178,7 @@ impl Coordinators {
             store: StoreId(Uuid::from_u128(words.named_number("store").unwrap_or(1).into())),
             addr: words.named("addr").map_or_else(|| format!("{id}:8000"), str::to_owned),
             zone: words.named("zone").map(str::to_owned),
+            node: words.named_number("node").map(NodeId),
             replace: words.named("replace") == Some("yes"),
         };
         self.apply(&command)
@@ -184,7 +204,7 @@ impl Coordinators {
                 let replicas = nodes(replicas);
                 if is_new {
                     let start = Position((number as u64 - 1) << 62);
-                    (start, Shard { group: Shard::UNNUMBERED, replicas, formed: false })
+                    (start, Shard { group: Shard::UNNUMBERED, replicas, formed: false, parent: None })
                 } else {
                     let (start, shard) = map.shards.iter().nth(number - 1).unwrap();
                     (*start, Shard { replicas, ..shard.clone() })
@@ -205,9 +225,15 @@ impl Coordinators {
                 let active = silent_for_ms < 15_000;
                 let last_ping = Some(At(self.at.saturating_sub(silent_for_ms)));
                 for node in words.rest() {
-                    let seen = WorkerSeen { active, silent_for_ms, last_ping };
+                    let seen = WorkerSeen { active, silent_for_ms, last_ping, clock_off_ms: None };
                     self.observed.workers.insert(NodeId(node.parse().unwrap()), seen);
                 }
+            }
+            "clock" => {
+                let node = NodeId(words.number());
+                let off_ms = words.next().parse().unwrap();
+                let seen = self.observed.workers.entry(node).or_default();
+                seen.clock_off_ms = Some(off_ms).filter(|off| *off != 0);
             }
             "heard" => {
                 for id in words.rest() {
@@ -221,13 +247,29 @@ impl Coordinators {
                     self.seen(group).leader = Some(leader);
                 }
             }
+            "size" => {
+                let (group, bytes) = (GroupId(words.number()), words.number());
+                let (start, shard) = self.state.shard(group).unwrap();
+                let (arc, is_child) = (self.map().span(start), shard.parent.is_some());
+                let has_split =
+                    is_child || self.map().shards.values().any(|shard| shard.parent == Some(group));
+                let seen = self.seen(group);
+                seen.bytes = Some(bytes);
+                seen.arc = has_split.then_some(arc);
+                if words.rest() == ["old"] {
+                    seen.arc = None;
+                }
+            }
             "leaderless" => {
                 for group in groups(words) {
                     self.seen(group).leader = None;
                 }
             }
-            "voters" => self.seen(GroupId(words.number())).voters = nodes(words.next()),
-            "learners" => self.seen(GroupId(words.number())).learners = nodes(words.next()),
+            "voters" | "learners" => {
+                let (group, nodes) = (GroupId(words.number()), nodes(words.next()));
+                let seen = self.seen(group);
+                *if verb == "voters" { &mut seen.voters } else { &mut seen.learners } = nodes;
+            }
             _ => panic!("no such command: {verb}"),
         }
     }
@@ -304,7 +346,7 @@ impl Coordinators {
                             })
                             .count();
                     }
-                    Step::Propose(_) => {}
+                    Step::Propose(_) | Step::Split { .. } => {}
                     Step::TransferLeader { group, to } => {
                         transfers += 1;
                         self.seen(*group).leader = Some(*to);
@@ -319,19 +361,36 @@ impl Coordinators {
 
     fn may(&mut self, words: &mut Words<'_>) -> String {
         let verb = words.next();
-        let id = words.next().parse().unwrap();
         let map = self.map();
         let judged = match verb {
-            "drain" => leave::may_drain(map, &self.observed, &id),
-            "remove" => leave::may_remove(map, &self.observed, map.worker(&id).unwrap().0),
-            _ => panic!("no such question: {verb}"),
+            "seat" => return self.may_seat(words),
+            "unseat" => seats::may_remove(map, &self.observed.seats, NodeId(words.number())),
+            _ => {
+                let id = words.next().parse().unwrap();
+                self.may_leave(verb, &id)
+            }
         };
         judged.map_or_else(|sentence| format!("no: {sentence}"), |()| "yes".to_owned())
+    }
+
+    fn may_leave(&self, verb: &str, id: &quoring::ids::WorkerId) -> Result<(), String> {
+        let map = self.map();
+        match verb {
+            "drain" => leave::may_drain(map, &self.observed, id),
+            "remove" => leave::may_remove(map, &self.observed, map.worker(id).unwrap().0),
+            _ => panic!("no such question: {verb}"),
+        }
     }
 
     fn show_map(&self) -> String {
         let Some(map) = self.state.map() else { return "no map".to_owned() };
         let mut shown = format!("epoch {}\n", map.epoch);
+        // Shown where they are no longer the founders.
+        if map.coordinators.iter().any(|(node, seat)| seat.addr != format!("h:700{node}")) {
+            for (node, seat) in &map.coordinators {
+                writeln!(shown, "coordinator {node} at {}", seat.addr).unwrap();
+            }
+        }
         for (node, worker) in &map.workers {
             let zone = worker.zone.as_deref().map_or(String::new(), |zone| format!(" in {zone}"));
             let draining = if worker.draining { ", draining" } else { "" };
@@ -339,8 +398,14 @@ impl Coordinators {
         }
         for (start, shard) in &map.shards {
             let formed = if shard.formed { "" } else { ", not formed" };
-            writeln!(shown, "shard {} at {start}: {}{formed}", shard.group, show_nodes(&shard.replicas))
-                .unwrap();
+            let parent = shard.parent.map_or(String::new(), |parent| format!(", from shard {parent}"));
+            writeln!(
+                shown,
+                "shard {} at {start}: {}{parent}{formed}",
+                shard.group,
+                show_nodes(&shard.replicas)
+            )
+            .unwrap();
         }
         for (id, pinged) in self.state.pinged() {
             writeln!(shown, "pinged: {id} at {}", pinged.addr).unwrap();
@@ -385,11 +450,19 @@ impl Coordinators {
             .unwrap();
         }
         for a_move in &cluster.moves {
+            if let Some(into) = a_move.into {
+                writeln!(shown, "splitting shard {} into {into}, too", a_move.shard).unwrap();
+                continue;
+            }
             let (adding, removing) = (names(&a_move.adding), names(&a_move.removing));
             writeln!(shown, "moving shard {}: adding {adding}; removing {removing}", a_move.shard).unwrap();
         }
         shown
     }
+}
+
+fn position(hex: &str) -> Position {
+    Position(u64::from_str_radix(hex, 16).unwrap())
 }
 
 fn nodes(list: &str) -> Vec<NodeId> {
@@ -420,6 +493,7 @@ fn show_steps(steps: &[Step]) -> String {
             Step::TransferLeader { group, to } => {
                 writeln!(shown, "transfer shard {group} to node {to}").unwrap()
             }
+            Step::Split { group } => writeln!(shown, "split shard {group}").unwrap(),
         }
     }
     if shown.is_empty() { "nothing to do\n".to_owned() } else { shown }

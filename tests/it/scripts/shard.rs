@@ -9,6 +9,10 @@
 //!     CONDITION: exists, absent, 3,7 (one of these versions), !3,7 (none of these)
 //! cell TABLE ROW COLUMN, row TABLE ROW, has TABLE, tables [after=] [limit=]
 //! scan TABLE [prefix=] [from=] [to=] [after=POSITION:ROW] [column=] [limit=] [max_bytes=] [values=no]
+//! shard GROUP               whom what follows is asked of; 1 if not said
+//! arc START END             the arc that lists and scans are asked of, in hex; the ring if not said
+//! split CHILD AT            parts the shard at a position, in hex
+//! trim GROUP                removes what the shard has here, as when its replica is moved away
 //! state                     how many keys of each kind there are, and whether upkeep is wanted
 //! ```
 //!
@@ -19,11 +23,15 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use bytes::Bytes;
 use quoring::{
     command::{
-        Action, Answer, At, Cell, Command, Condition, OpResult, Query, Reply, Retry, RowOp, Scan, Value,
-        Write, Written,
+        Action, Answer, At, Cell, Command, Condition, OpResult, Query, Reply, Retry, RowOp, Scan, Split,
+        Value, Write, Written,
     },
     config::Partitioner,
-    shard::{machine, query},
+    ids::{GroupId, Position, Span},
+    shard::{
+        self, machine, query,
+        view::{Overlay, Writes},
+    },
 };
 
 use super::Words;
@@ -31,12 +39,20 @@ use super::Words;
 struct Shard {
     keys: BTreeMap<Vec<u8>, Bytes>,
     partitioner: Partitioner,
+    group: GroupId,
+    asked: Span,
     at: At,
 }
 
 #[test]
 fn shard() {
-    let start = || Shard { keys: BTreeMap::new(), partitioner: Partitioner::Xxh3, at: At(0) };
+    let start = || Shard {
+        keys: BTreeMap::new(),
+        partitioner: Partitioner::Xxh3,
+        group: GroupId(1),
+        asked: Span::RING,
+        at: At(0),
+    };
     super::run("shard", start, Shard::command);
 }
 
@@ -58,9 +74,62 @@ impl Shard {
                 self.at = At(rest.parse().unwrap());
                 String::new()
             }
+            "shard" => {
+                self.group = GroupId(rest.parse().unwrap());
+                String::new()
+            }
+            "arc" => {
+                let (start, end) = rest.split_once(' ').unwrap();
+                self.asked = Span { start: position(start), end: position(end) };
+                String::new()
+            }
+            "split" => self.split(rest),
+            "trim" => self.trim(GroupId(rest.parse().unwrap())),
             "apply" => self.apply(rest),
             "state" => self.state(),
             _ => self.ask(line),
+        }
+    }
+
+    fn shard(&self) -> shard::Shard {
+        self.of(self.group)
+    }
+
+    fn of(&self, group: GroupId) -> shard::Shard {
+        shard::Shard { group, partitioner: self.partitioner }
+    }
+
+    fn split(&mut self, line: &str) -> String {
+        let (child, at) = line.split_once(' ').unwrap();
+        let split = Split { child: GroupId(child.parse().unwrap()), at: position(at), arc: Span::RING };
+        let mut state = Overlay::new(&self.keys);
+        let done = shard::split(&mut state, self.shard(), &split, self.at).unwrap();
+        let writes = state.into_writes();
+        self.write_down(writes);
+        let show = |group| match shard::arc(&self.keys, self.of(group)).unwrap() {
+            Some(arc) => format!("{group} from {} to {}", arc.start, arc.last()),
+            None => format!("{group} has never been split"),
+        };
+        if done {
+            format!("{}, {}", show(self.group), show(split.child))
+        } else {
+            "nothing to split".to_owned()
+        }
+    }
+
+    fn trim(&mut self, group: GroupId) -> String {
+        let arc = shard::arc(&self.keys, self.of(group)).unwrap().unwrap();
+        let before = self.keys.len();
+        self.keys.retain(|key, _| !shard::keys::run(key, group, arc).0);
+        format!("{} keys", before - self.keys.len())
+    }
+
+    fn write_down(&mut self, writes: Writes) {
+        for (key, value) in writes.0 {
+            match value {
+                Some(value) => self.keys.insert(key, value),
+                None => self.keys.remove(&key),
+            };
         }
     }
 
@@ -79,13 +148,8 @@ impl Shard {
             _ => line.split(" | ").map(write).collect(),
         };
         let command = Command { writes, retry };
-        let (reply, writes) = machine::apply(&self.keys, self.partitioner, &command, self.at).unwrap();
-        for (key, value) in writes.0 {
-            match value {
-                Some(value) => self.keys.insert(key, value),
-                None => self.keys.remove(&key),
-            };
-        }
+        let (reply, writes) = machine::apply(&self.keys, self.shard(), &command, self.at).unwrap();
+        self.write_down(writes);
         show_reply(&reply)
     }
 
@@ -117,7 +181,10 @@ impl Shard {
             }),
             _ => panic!("no such command: {line}"),
         };
-        show_answer(&query::answer(&self.keys, self.partitioner, &query, self.at).unwrap())
+        match query::answer(&self.keys, self.shard(), self.asked, &query, self.at).unwrap() {
+            Some(answer) => show_answer(&answer),
+            None => "not here".to_owned(),
+        }
     }
 
     fn state(&self) -> String {
@@ -127,9 +194,13 @@ impl Shard {
             count(2),
             count(3),
             count(4),
-            machine::wants_upkeep(&self.keys, self.at).unwrap()
+            machine::wants_upkeep(&self.keys, self.shard(), self.at).unwrap()
         )
     }
+}
+
+fn position(hex: &str) -> Position {
+    Position(u64::from_str_radix(hex, 16).unwrap())
 }
 
 fn name(word: &str) -> String {
@@ -177,7 +248,12 @@ fn write(text: &str) -> Write {
 }
 
 fn show_reply(reply: &Reply) -> String {
-    let Reply::Done(written) = reply else { return "the retry key was used with another request".to_owned() };
+    let written = match reply {
+        Reply::Done(written) => written,
+        Reply::RetryMismatch => return "the retry key was used with another request".to_owned(),
+        Reply::NotHere => return "not here".to_owned(),
+        Reply::Split(_) => panic!("no command's reply"),
+    };
     let mut shown = String::new();
     for written in written {
         match written {
