@@ -18,11 +18,7 @@ use quoring::{
     clock,
     command::{Action, Answer, Cell, Command, Condition, Proposal, Query, RowOp, Value, Write},
     config::Partitioner,
-    consensus::{
-        group::Group,
-        host::Host,
-        machine::ShardView,
-    },
+    consensus::{group::Group, host::Host, machine::ShardView},
     ids::{GroupId, NodeId, Span, StoreId},
     peer::{Conn, Handler, Identity, Links, Reply},
     shard::{Shard, query},

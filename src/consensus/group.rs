@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use openraft::{
-    ChangeMembers, Instant as _, ServerState,
+    ChangeMembers, ServerState,
     async_runtime::watch::WatchReceiver,
     errors::{ClientWriteError, InitializeError, RaftError},
 };
@@ -91,7 +91,8 @@ pub struct Status {
     pub members_committed: bool,
     /// At the leader: the last index each other member is known to have.
     pub matched: BTreeMap<NodeId, u64>,
-    /// At the leader: how long ago each other member last answered; one that never did is not there.
+    /// At the leader: how long ago each other member's node last answered a beat; one that never did is
+    /// not there.
     pub answered: BTreeMap<NodeId, Duration>,
     /// Why it has stopped, if it has.
     pub stopped: Option<String>,
@@ -289,10 +290,13 @@ impl Group {
 
     /// What this replica knows.
     pub fn status(&self) -> Status {
+        // Before the metrics are looked at: who has the table may be waiting for them.
+        let mut answered = self.pulse.answers();
         self.metrics(|metrics| {
             let membership = metrics.membership_config.membership();
             let matched = metrics.replication.iter().flatten();
-            let answered = metrics.heartbeat.iter().flatten();
+            answered
+                .retain(|id, _| metrics.state == ServerState::Leader && membership.get_node(&id.0).is_some());
             Status {
                 leader: metrics.current_leader.map(NodeId),
                 term: metrics.current_term,
@@ -307,9 +311,7 @@ impl Group {
                 joint: membership.get_joint_config().len() > 1,
                 members_committed: metrics.membership_config.log_id()
                     == metrics.committed_membership_config.log_id(),
-                answered: answered
-                    .filter_map(|(id, at)| at.as_ref().map(|at| (NodeId(*id), at.elapsed())))
-                    .collect(),
+                answered,
                 matched: matched
                     .map(|(id, log)| (NodeId(*id), log.as_ref().map_or(0, |id| id.index)))
                     .collect(),

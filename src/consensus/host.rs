@@ -255,12 +255,12 @@ impl Host {
 
     /// Stands for election in a group that has come into being by a split, until it has a leader.
     pub fn stand(&self, group: Arc<Group>) {
+        let links = self.links().expect("groups start after the links are set").clone();
         tokio::spawn(async move {
             for _ in 0..STAND_ATTEMPTS {
                 // Asks first whether the others would vote: a term that nobody grants helps nobody.
-                if group.raft.trigger().elect(true).await.is_err()
-                    || group.wait_for_leader(NodeId::default(), STAND_PAUSE).await
-                {
+                pulse::stand(group.clone(), links.clone()).await;
+                if group.wait_for_leader(NodeId::default(), STAND_PAUSE).await {
                     break;
                 }
             }

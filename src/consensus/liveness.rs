@@ -17,7 +17,7 @@
 //! - A node that was itself held up blames nobody for the silence ([`Liveness::tick`]).
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -126,6 +126,8 @@ struct Told {
     /// A beat is on the way.
     asking: bool,
     last: Option<Instant>,
+    /// When the last beat that it has answered was sent.
+    answered: Option<Instant>,
     /// When the first of the beats that it has not answered was sent.
     unanswered: Option<Instant>,
 }
@@ -383,12 +385,18 @@ impl Liveness {
         let Some(told) = self.told.get_mut(&node) else { return };
         told.asking = false;
         match held {
-            Some(held) => (told.held, told.unanswered) = (held, None),
+            Some(held) => (told.held, told.unanswered, told.answered) = (held, None, Some(sent)),
             None => {
                 told.held = 0;
                 told.unanswered.get_or_insert(sent);
             }
         }
+    }
+
+    /// How long ago each node that follows this one anywhere was last known to live.
+    pub(super) fn answers(&self, now: Instant) -> BTreeMap<NodeId, Duration> {
+        let ago = |answered: Instant| now.saturating_duration_since(answered);
+        self.told.iter().filter_map(|(node, told)| Some((*node, ago(told.answered?)))).collect()
     }
 
     /// Whether any node has stopped answering.

@@ -6,7 +6,7 @@
 //! before" is a few bytes for any number of groups.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -54,6 +54,13 @@ pub(super) struct Pulse {
     pub(super) table: Arc<Mutex<Liveness>>,
     /// Some node does not answer: otherwise no leader here needs to ask whether it is cut off.
     misses_any: Arc<AtomicBool>,
+}
+
+impl Pulse {
+    /// See [`Liveness::answers`].
+    pub(super) fn answers(&self) -> BTreeMap<NodeId, Duration> {
+        self.table.lock().answers(Instant::now())
+    }
 }
 
 /// How a group's replica follows, as its appends tell.
@@ -260,7 +267,10 @@ pub(super) async fn refuse(group: &Group) -> Answer<VoteResponse> {
 
 /// Stands for election, if a majority would vote so (pre-vote: Ongaro's dissertation, section 9.6). A
 /// replica that was cut off so neither deposes a leader that the others hear, nor raises its term.
-async fn stand(group: Arc<Group>, links: Arc<Links>) {
+pub(super) async fn stand(group: Arc<Group>, links: Arc<Links>) {
+    if group.is_leader() {
+        return;
+    }
     let Ok((vote, last)) = known(&group).await else { return };
     let voters = group.metrics(|metrics| ids(metrics.membership_config.membership().get_joint_config()));
     let mut wanted = vote;

@@ -44,8 +44,9 @@ pub(super) struct Signs {
     since: Option<Instant>,
     /// What has changed in the shards since.
     changes: u64,
-    /// Of every worker whether it counts as active, and whether its replicas are to be made anew.
-    workers: Vec<(NodeId, bool, bool)>,
+    /// Of every worker whether it counts as active, whether its replicas are to be made anew, and
+    /// whether its clock is off.
+    workers: Vec<(NodeId, bool, bool, bool)>,
 }
 
 /// A sign of life.
@@ -92,7 +93,7 @@ impl Seen {
                         arc: leads.arc,
                         behind: Some(leads.behind),
                     };
-                    let plans = |shard: &ShardSeen| (shard.leader, shard.term);
+                    let plans = |shard: &ShardSeen| (shard.leader, shard.term, shard.bytes, shard.arc);
                     let same = plans(&news) == plans(shard)
                         && news.voters == shard.voters
                         && news.learners == shard.learners;
@@ -131,9 +132,12 @@ impl Seen {
     pub(super) fn signs(&self, map: &Map, now: Instant) -> Signs {
         let inactive_after = Duration::from_millis(map.settings.inactive_after_ms);
         let replace_after = Duration::from_millis(map.settings.replace_after_ms);
+        let middle = clocks::middle(self.workers.values().filter_map(|sign| sign.offset_ms));
         let of = |node: &NodeId| {
             let silent = self.silent_for(*node, now);
-            (*node, silent < inactive_after, silent >= replace_after)
+            let offset = self.workers.get(node).and_then(|sign| sign.offset_ms);
+            let is_off = offset.is_some_and(|offset| clocks::off(offset, middle).is_some());
+            (*node, silent < inactive_after, silent >= replace_after, is_off)
         };
         Signs { since: self.since, changes: self.changes, workers: map.workers.keys().map(of).collect() }
     }
