@@ -167,6 +167,20 @@ pub(super) struct Liveness {
     told: HashMap<NodeId, Told>,
 }
 
+/// Notes for the answer to whoever claims a group in which this replica follows nobody, or somebody
+/// else, or has not heard of the leader since it runs. The leader then speaks to it by Raft's own means:
+/// this replica learns of it, or it of a newer term.
+fn check_claims(heard: &mut HashMap<NodeId, Heard>, view: &View) {
+    for (node, heard) in heard {
+        let Some(term) = heard.claims.get(&view.group) else { continue };
+        let promised = Promise { term: *term, node: *node, elected: true };
+        let settled = view.promise == promised && view.followed == *term;
+        if !settled && heard.unsettled.len() < MAX_UNSETTLED {
+            heard.unsettled.push(view.group);
+        }
+    }
+}
+
 /// When the members of a group may stand: those before this one have had their turns. All members
 /// know the same order, and it differs from group to group and from term to term.
 fn turn(me: NodeId, voters: &BTreeSet<NodeId>, group: GroupId, watch: &Watch) -> Option<u32> {
@@ -260,6 +274,7 @@ impl Liveness {
             (watch.promise, watch.started, watch.led, watch.stood) = (view.promise, false, now, None);
         }
         watch.unclaimed = false;
+        check_claims(&mut self.heard, view);
         if view.leads {
             (watch.led, watch.started) = (now, false);
             return;
@@ -277,21 +292,6 @@ impl Liveness {
             } else {
                 // It spoke later than a first claim could have taken.
                 watch.unclaimed = heard.at > watch.led + BEAT * 2;
-            }
-        }
-        self.check_claims(view);
-    }
-
-    /// Notes for the answer to whoever claims a group in which this replica follows nobody, or
-    /// somebody else, or has not heard of the leader since it runs. The leader then speaks to it by
-    /// Raft's own means: this replica learns of it, or it of a newer term.
-    fn check_claims(&mut self, view: &View) {
-        for (node, heard) in &mut self.heard {
-            let Some(term) = heard.claims.get(&view.group) else { continue };
-            let promised = Promise { term: *term, node: *node, elected: true };
-            let settled = view.promise == promised && view.followed == *term;
-            if !settled && heard.unsettled.len() < MAX_UNSETTLED {
-                heard.unsettled.push(view.group);
             }
         }
     }

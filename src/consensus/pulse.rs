@@ -148,8 +148,10 @@ pub(super) async fn run(host: std::sync::Weak<Host>, links: Arc<Links>, pulse: P
         looks += 1;
         let due = |view: &View| view.leads && (view.group.0 + looks).is_multiple_of(looks_per_reminder);
         for (group, _) in groups.iter().zip(&views).filter(|(_, view)| due(view)) {
-            // Fails only when the group has stopped.
-            let _ = group.raft.trigger().heartbeat().await;
+            // By itself: a group that is held up must not hold up the beats. Fails only when it has
+            // stopped.
+            let raft = group.raft.clone();
+            tokio::spawn(async move { raft.trigger().heartbeat().await });
         }
         if !stand.is_empty() {
             let by_id = groups.iter().map(|group| (group.id, group)).collect::<HashMap<_, _>>();
