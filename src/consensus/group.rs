@@ -66,6 +66,13 @@ pub struct Size {
     pub arc: Option<Span>,
 }
 
+/// What all groups of a node share.
+pub(super) struct Common {
+    pub(super) store: Store,
+    pub(super) reads: Arc<Reads>,
+    pub(super) pulse: Pulse,
+}
+
 /// What a replica knows about its group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
@@ -113,11 +120,10 @@ impl Group {
         me: NodeId,
         raft: Raft,
         shard: Option<Shard>,
-        store: Store,
-        reads: Arc<Reads>,
+        common: Common,
         gone: GoneHint,
-        pulse: Pulse,
     ) -> Self {
+        let Common { store, reads, pulse } = common;
         let proposer = Proposer::new(raft.clone());
         let reader = store.reader(id.0);
         let (sessions, size) = (Sessions::default(), Mutex::default());

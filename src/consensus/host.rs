@@ -16,7 +16,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     freshness::ASK_TIMEOUT,
-    group::Group,
+    group::{Common, Group},
     machine::Machine,
     pulse::{self, Pulse},
     reads::{self, Reads},
@@ -159,8 +159,8 @@ impl Host {
             .await
             .map_err(|error| failed(&error))?;
         self.pulse.table.lock().set_me(me);
-        let pulse = self.pulse.clone();
-        let group = Arc::new(Group::new(id, me, raft, shard, self.store.clone(), reads, gone, pulse));
+        let common = Common { store: self.store.clone(), reads, pulse: self.pulse.clone() };
+        let group = Arc::new(Group::new(id, me, raft, shard, common, gone));
         self.groups.write().insert(id, group.clone());
         Ok(group)
     }
