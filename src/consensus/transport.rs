@@ -49,7 +49,7 @@ const MAX_APPENDS_IN_FLIGHT: usize = 32;
 const NOTICE_DELAY: Duration = Duration::from_millis(10);
 
 /// The time for an answer to an append. openraft offers the heartbeat interval, which is too short
-/// for megabytes on a slow link; a leader's liveness does not depend on this, heartbeats go apart.
+/// for megabytes on a slow link; a leader's liveness does not depend on this, beats go apart.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time for an answer to a vote request or a transfer.
@@ -78,8 +78,9 @@ pub(super) struct Transport {
 
 /// Sends one group's messages to one member.
 pub struct Sender {
-    /// Heartbeats and proofs of leadership: openraft sends each as a stream of its own, beside the
-    /// replication's. They bear no order, so they form no session.
+    /// openraft's heartbeats, which here are a leader's signs to replicas that do not follow it yet
+    /// ([`super::pulse`]): each is sent as a stream of its own, beside the replication's. They bear no
+    /// order, so they form no session.
     heartbeats: bool,
     group: GroupId,
     to: Peer,

@@ -51,7 +51,7 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time for a coordinator to show that it lives.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(700);
 
-/// A member that has not answered the leader for so long is shown as silent: many heartbeats.
+/// A member that has not answered the leader for so long is shown as silent: many beats.
 const SILENT_AFTER: Duration = Duration::from_secs(3);
 
 /// How often a coordinator that does not lead asks whether it still belongs to the group.

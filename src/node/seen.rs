@@ -240,3 +240,79 @@ fn offset_ms(theirs: At, ours: At) -> i64 {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::{
+        config::Settings,
+        ids::{ClusterId, Epoch, StoreId},
+        ring::map::Worker,
+        router::calls::Leads,
+    };
+
+    const WORKER: NodeId = NodeId(4);
+
+    fn map() -> Map {
+        let worker = Worker {
+            id: "w".parse().unwrap(),
+            addr: "127.0.0.1:1".into(),
+            store: StoreId::default(),
+            zone: None,
+            draining: false,
+        };
+        Map {
+            epoch: Epoch(1),
+            cluster: ClusterId(uuid::Uuid::nil()),
+            settings: Settings::default(),
+            coordinators: BTreeMap::new(),
+            workers: BTreeMap::from([(WORKER, worker)]),
+            shards: BTreeMap::new(),
+        }
+    }
+
+    fn report(term: u64, commit: u64, voters: &[u64]) -> Vec<Held> {
+        let voters: BTreeSet<NodeId> = voters.iter().copied().map(NodeId).collect();
+        let leads = Leads {
+            term,
+            commit,
+            applied: commit,
+            bytes: 7,
+            arc: None,
+            voters,
+            learners: BTreeSet::new(),
+            behind: 0,
+        };
+        vec![Held { group: GroupId(1), leads: Some(leads) }]
+    }
+
+    #[test]
+    fn signs_change_with_what_plans_look_at_and_with_nothing_else() {
+        let (map, start) = (map(), Instant::now());
+        let mut seen = Seen::default();
+        seen.lead(start);
+        seen.heard(WORKER, &report(1, 1, &[4]), None, start, At(0));
+        let quiet = seen.signs(&map, start);
+        // The same again, later, and further in its log: no plan would differ.
+        let later = start + Duration::from_secs(5);
+        seen.heard(WORKER, &report(1, 9, &[4]), None, later, At(5_000));
+        assert_eq!(seen.signs(&map, later), quiet);
+        let mut differ = vec![quiet];
+        for held in [report(2, 9, &[4]), report(2, 9, &[4, 5]), vec![Held { group: GroupId(1), leads: None }]]
+        {
+            seen.heard(WORKER, &held, None, later, At(5_000));
+            let signs = seen.signs(&map, later);
+            assert!(!differ.contains(&signs), "{held:?}");
+            differ.push(signs);
+        }
+        // Silence, without any report.
+        let settings = &map.settings;
+        for silent_ms in [settings.inactive_after_ms, settings.replace_after_ms] {
+            let signs = seen.signs(&map, later + Duration::from_millis(silent_ms));
+            assert!(!differ.contains(&signs), "{silent_ms}");
+            differ.push(signs);
+        }
+    }
+}
