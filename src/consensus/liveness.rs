@@ -41,7 +41,10 @@ const STAND_AFTER: Duration = Duration::from_millis(1400);
 const STAND_UNLED: Duration = Duration::from_millis(600);
 
 /// The same for a group that has just started here: whoever leads it tells within a beat.
-const STAND_STARTED: Duration = Duration::from_millis(300);
+const STAND_STARTED: Duration = Duration::from_millis(200);
+
+/// Between the turns there: nobody served, so two that compete disturb nobody.
+const TURN_STARTED: Duration = Duration::from_millis(100);
 
 /// Between the turns of a group's members: time for the election of the one before.
 const TURN: Duration = Duration::from_millis(250);
@@ -233,9 +236,11 @@ impl Liveness {
             }
             let voters = voters(view.group);
             let Some(turn) = turn(self.me, &voters, view.group, watch) else { continue };
-            let round = TURN * u32::try_from(voters.len()).unwrap_or(u32::MAX);
-            let rested = watch.stood.is_none_or(|stood| now >= stood + STAND_UNLED + round);
-            if now >= due + TURN * turn && rested {
+            let unit = if watch.started { TURN_STARTED } else { TURN };
+            // Who was refused asks again when all have had their turns.
+            let round = unit * u32::try_from(voters.len()).unwrap_or(u32::MAX);
+            let rested = watch.stood.is_none_or(|stood| now >= stood + round);
+            if now >= due + unit * turn && rested {
                 watch.stood = Some(now);
                 stand.push(view.group);
             }
@@ -318,7 +323,7 @@ impl Liveness {
             return self.is_cut_off(now, voters);
         }
         let unled = watch.unclaimed || watch.started || promise.node == self.me;
-        let enough = if unled { BEAT * 2 } else { LEASE };
+        let enough = if unled { BEAT + LOOK } else { LEASE };
         now.saturating_duration_since(watch.led) >= enough
     }
 
