@@ -281,7 +281,7 @@ impl Group {
     }
 
     /// A moment by which every acknowledged write is in what [`Group::reader`] shows from now on, where
-    /// one is known ([`super::freshness`]).
+    /// one is known (`consensus::freshness`).
     pub fn as_of(&self) -> Option<Instant> {
         self.freshness.as_of(self.reader.applied().map_or(0, |id| id.index))
     }

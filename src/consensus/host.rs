@@ -242,7 +242,7 @@ impl Host {
     }
 
     /// Stands for election, at once, in every group that a dead process led. It is only told of
-    /// processes that are gone (D15); a silent network is left to [`super::liveness`].
+    /// processes that are gone (D15); a silent network is left to `consensus::liveness`.
     pub fn take_over_from(&self, gone: NodeId) {
         for group in self.all() {
             let status = group.status();

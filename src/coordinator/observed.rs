@@ -42,6 +42,8 @@ pub struct WorkerSeen {
     pub last_ping: Option<At>,
     /// By how much its clock is off, where that is too much, milliseconds.
     pub clock_off_ms: Option<i64>,
+    /// Whether its disk does not finish its syncs, as it says itself.
+    pub limps: bool,
 }
 
 /// What was heard of an id that only pings.

@@ -332,12 +332,13 @@ impl Plan<'_> {
             if transfers.len() >= self.policy.transfers_max {
                 break;
             }
-            // Who leads dates the writes.
-            let dates_well = |node: &&NodeId| {
-                self.observed.workers.get(node).is_some_and(|worker| worker.clock_off_ms.is_none())
+            // Who leads dates the writes, and has to keep up with them.
+            let leads_well = |node: &&NodeId| {
+                let seen = self.observed.workers.get(node);
+                seen.is_some_and(|worker| worker.clock_off_ms.is_none() && !worker.limps)
             };
             let primary = shard.replicas.first().filter(|node| is_active(self.observed, **node));
-            let Some(primary) = primary.filter(dates_well) else { continue };
+            let Some(primary) = primary.filter(leads_well) else { continue };
             let is_moving = self.seen(shard.group).is_none_or(|seen| is_moving(shard, seen));
             let elsewhere = self.leader(shard).is_some_and(|leader| leader != *primary);
             if elsewhere && !is_moving && !changed.contains(start) {

@@ -272,13 +272,14 @@ pub(super) async fn answer(
                 other => done(other),
             }
         }
-        ClusterCall::Heartbeat { node: number, epoch, held, at } => {
+        ClusterCall::Heartbeat { node: number, epoch, held, at, limps } => {
             let state = shared.state();
             let map = state.map().filter(|map| map.workers.contains_key(&number));
             let map = map.ok_or_else(|| Error::NotFound(format!("node {number} is not a member")))?;
             let mut seen = node.seen.lock();
             let now = clock::now();
             seen.heard(number, &held, Some(at), Instant::now(), now);
+            seen.limps(number, limps);
             let clock_off_ms = seen.clock_off(Some(number), at, now);
             let wipe = held.iter().map(|held| held.group).filter(|group| {
                 // Only a report of the shard's leader, made under a map that does not want the replica

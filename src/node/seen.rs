@@ -45,7 +45,7 @@ pub(super) struct Signs {
     /// What has changed in the shards since.
     changes: u64,
     /// Of every worker whether it counts as active, whether its replicas are to be made anew, and
-    /// whether its clock is off.
+    /// whether its clock is off or its disk limps.
     workers: Vec<(NodeId, bool, bool, bool)>,
 }
 
@@ -56,6 +56,8 @@ struct Sign {
     at: At,
     /// By how much its clock differs from this one's, milliseconds, where it told.
     offset_ms: Option<i64>,
+    /// Its disk does not finish its syncs.
+    limps: bool,
 }
 
 impl Seen {
@@ -75,7 +77,7 @@ impl Seen {
     pub(super) fn heard(&mut self, node: NodeId, held: &[Held], theirs: Option<At>, now: Instant, at: At) {
         let known = self.workers.get(&node).and_then(|sign| sign.offset_ms);
         let offset_ms = theirs.map(|theirs| offset_ms(theirs, at)).or(known);
-        self.workers.insert(node, Sign { heard: now, at, offset_ms });
+        self.workers.insert(node, Sign { heard: now, at, offset_ms, limps: false });
         self.first_worker.get_or_insert(now);
         for held in held {
             let shard = self.shards.entry(held.group).or_default();
@@ -111,7 +113,7 @@ impl Seen {
 
     /// Someone pinged for this id.
     pub(super) fn pinged(&mut self, id: WorkerId, now: Instant, at: At) {
-        self.pinged.insert(id, Sign { heard: now, at, offset_ms: None });
+        self.pinged.insert(id, Sign { heard: now, at, offset_ms: None, limps: false });
     }
 
     /// By how much the clock of a worker is off, by the clocks of the others, where that is too much.
@@ -120,6 +122,13 @@ impl Seen {
         let others = self.workers.iter().filter(|(other, _)| Some(**other) != node);
         let others = others.filter_map(|(_, sign)| sign.offset_ms);
         clocks::off(offset, clocks::middle(others.chain([offset])))
+    }
+
+    /// Notes whether the disk of a worker that was just heard limps.
+    pub(super) fn limps(&mut self, node: NodeId, limps: bool) {
+        if let Some(sign) = self.workers.get_mut(&node) {
+            sign.limps = limps;
+        }
     }
 
     /// Forgets workers and shards that the map no longer has.
@@ -135,9 +144,11 @@ impl Seen {
         let middle = clocks::middle(self.workers.values().filter_map(|sign| sign.offset_ms));
         let of = |node: &NodeId| {
             let silent = self.silent_for(*node, now);
-            let offset = self.workers.get(node).and_then(|sign| sign.offset_ms);
+            let sign = self.workers.get(node);
+            let offset = sign.and_then(|sign| sign.offset_ms);
             let is_off = offset.is_some_and(|offset| clocks::off(offset, middle).is_some());
-            (*node, silent < inactive_after, silent >= replace_after, is_off)
+            let unfit = is_off || sign.is_some_and(|sign| sign.limps);
+            (*node, silent < inactive_after, silent >= replace_after, unfit)
         };
         Signs { since: self.since, changes: self.changes, workers: map.workers.keys().map(of).collect() }
     }
@@ -200,6 +211,7 @@ impl Seen {
                 clock_off_ms: sign
                     .and_then(|sign| sign.offset_ms)
                     .and_then(|offset| clocks::off(offset, middle)),
+                limps: sign.is_some_and(|sign| sign.limps),
             };
             (*node, seen)
         });

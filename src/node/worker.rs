@@ -1,6 +1,9 @@
 //! A worker's side of the cluster: becoming a member, telling that it lives, taking the map.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
 use rand::RngExt;
@@ -106,23 +109,24 @@ async fn join(node: &Arc<Node>, introduction: &Introduction) -> Result<(), Error
 
 /// Sends heartbeats until the coordinators no longer know this worker, or do not answer for long.
 async fn heartbeats(node: &Arc<Node>) {
-    let mut told: Vec<(GroupId, u64)> = Vec::new();
+    let mut told: (Vec<(GroupId, u64)>, bool) = Default::default();
     let mut next = Instant::now();
     let mut clock_is_off = false;
     loop {
         // Only what tells whether there is news is looked at so often: a whole report asks the store
         // for the size of every shard.
-        let leads = leads(node);
-        if Instant::now() < next && leads == told && !node.router.is_map_old() {
+        let limps = node.limping.load(Ordering::Relaxed);
+        let news = (leads(node), limps);
+        if Instant::now() < next && news == told && !node.router.is_map_old() {
             tokio::time::sleep(LOOK_INTERVAL).await;
             continue;
         }
         let (Some(number), Some(map)) = (node.number(), node.router.map()) else { return };
-        let call =
-            ClusterCall::Heartbeat { node: number, epoch: map.epoch, held: held(node), at: clock::now() };
+        let (held, at) = (held(node), clock::now());
+        let call = ClusterCall::Heartbeat { node: number, epoch: map.epoch, held, at, limps };
         match node.router.coordinate(call, Instant::now() + ATTEMPT).await {
             Ok(ClusterAnswer::Heard { map: newer, wipe, clock_off_ms }) => {
-                told = leads;
+                told = news;
                 mind_clock(node, &mut clock_is_off, clock_off_ms).await;
                 next = Instant::now() + Duration::from_millis(map.settings.ping_interval_ms);
                 if let Some(newer) = newer {

@@ -62,6 +62,8 @@ pub enum ClusterCall {
         held: Vec<Held>,
         /// The time by its clock.
         at: At,
+        /// Whether its disk does not finish its syncs in time.
+        limps: bool,
     },
     /// A newer map, from the coordinator's leader to everyone.
     TakeMap(Box<Map>),

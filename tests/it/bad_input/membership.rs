@@ -182,8 +182,13 @@ async fn a_clock_that_is_far_off_is_told() {
 
     // A member whose clock goes wrong is told with its heartbeat, and shown; the next right one heals it.
     let member = NodeId(after["workers"][0]["node"].as_u64().unwrap());
-    let heartbeat =
-        |at| ClusterCall::Heartbeat { node: member, epoch: Epoch(u64::MAX), held: Vec::new(), at: At(at) };
+    let heartbeat = |at| ClusterCall::Heartbeat {
+        node: member,
+        epoch: Epoch(u64::MAX),
+        held: Vec::new(),
+        at: At(at),
+        limps: false,
+    };
     for (at, off) in [(now + HOURS, true), (now, false)] {
         match ask(coordinator, store, &heartbeat(at)).await.unwrap() {
             ClusterAnswer::Heard { clock_off_ms, .. } => {

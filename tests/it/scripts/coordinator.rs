@@ -15,7 +15,7 @@
 //!
 //! active NODE…, silent MS NODE…            what was heard of workers
 //! heard ID…                                of ids that only ping
-//! clock NODE MS                            by how much a worker's clock is off; 0: it is right again
+//! clock NODE MS, limp NODE                 by how much a worker's clock is off (0: right); its disk limps
 //! waited MS                                how long the first worker has waited
 //! lead NODE GROUP…                         who leads; voters and learners stay
 //! voters GROUP NODE,…, learners GROUP NODE,…, leaderless GROUP…
@@ -26,7 +26,6 @@
 //!                                          become what the map says, transfers happen
 //! run …                                    plan, apply and settle until there is nothing to do
 //! ```
-//!
 //! After every command the state is read back from its records, and the records that it said were
 //! changed are enough to keep a copy current.
 
@@ -225,7 +224,7 @@ impl Coordinators {
                 let active = silent_for_ms < 15_000;
                 let last_ping = Some(At(self.at.saturating_sub(silent_for_ms)));
                 for node in words.rest() {
-                    let seen = WorkerSeen { active, silent_for_ms, last_ping, clock_off_ms: None };
+                    let seen = WorkerSeen { active, silent_for_ms, last_ping, ..Default::default() };
                     self.observed.workers.insert(NodeId(node.parse().unwrap()), seen);
                 }
             }
@@ -235,6 +234,7 @@ impl Coordinators {
                 let seen = self.observed.workers.entry(node).or_default();
                 seen.clock_off_ms = Some(off_ms).filter(|off| *off != 0);
             }
+            "limp" => self.observed.workers.entry(NodeId(words.number())).or_default().limps = true,
             "heard" => {
                 for id in words.rest() {
                     let heartbeat = Heartbeat { active: true, last_ping: Some(At(self.at)) };
