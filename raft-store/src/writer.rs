@@ -45,7 +45,7 @@ const BATCH_MAX_OPS: usize = 16 << 10;
 /// How long the next sync waits for company behind one that several operations shared: so many times
 /// as long as a sync takes, and no longer than this. A sync costs processor time as well, and who
 /// waits for it waits for followers too, whose syncs are gathered the same way; so on a busy machine
-/// the wait is won back. A lone operation never waits. (PostgreSQL has the same as `commit_delay`
+/// the wait is won back. Behind a sync of one operation alone nobody waits. (PostgreSQL has the same as `commit_delay`
 /// and `commit_siblings`; docs/BENCHMARKS.md has what it brings.)
 const LINGER_SYNCS: u32 = 4;
 const LINGER_MAX: Duration = Duration::from_millis(2);

@@ -163,17 +163,10 @@ impl Resolver<'_> {
         Err(self.wrong(field, format!("must be {min} to {max}, is {}", field.value)))
     }
 
+    /// A size, or `0B` for never.
     fn split_size_bytes(&self, typed: &Option<Field<String>>, default: u64) -> Result<u64, Error> {
-        let Some(field) = typed else { return Ok(default) };
-        let bytes =
-            units::parse_size_bytes(&field.value).map_err(|error| self.wrong(field, error.to_string()))?;
         let sizes = Settings::MIN_SPLIT_SIZE_BYTES..=Settings::MAX_SPLIT_SIZE_BYTES;
-        if bytes == 0 || sizes.contains(&bytes) {
-            return Ok(bytes);
-        }
-        let (least, most) =
-            (units::format_size_bytes(*sizes.start()), units::format_size_bytes(*sizes.end()));
-        Err(self.wrong(field, format!("must be {least} to {most}, or 0B for never, is {}", field.value)))
+        self.size_bytes_or(typed, default, &sizes, Some(0), ", or 0B for never")
     }
 
     fn size_bytes(
@@ -182,15 +175,27 @@ impl Resolver<'_> {
         default: u64,
         allowed: &RangeInclusive<u64>,
     ) -> Result<u64, Error> {
+        self.size_bytes_or(typed, default, allowed, None, "")
+    }
+
+    /// A size in a range, or one other that means something else; `besides` says which, behind the range.
+    fn size_bytes_or(
+        &self,
+        typed: &Option<Field<String>>,
+        default: u64,
+        allowed: &RangeInclusive<u64>,
+        other: Option<u64>,
+        besides: &str,
+    ) -> Result<u64, Error> {
         let Some(field) = typed else { return Ok(default) };
         let bytes =
             units::parse_size_bytes(&field.value).map_err(|error| self.wrong(field, error.to_string()))?;
-        if allowed.contains(&bytes) {
+        if allowed.contains(&bytes) || other == Some(bytes) {
             return Ok(bytes);
         }
         let (min, max) =
             (units::format_size_bytes(*allowed.start()), units::format_size_bytes(*allowed.end()));
-        Err(self.wrong(field, format!("must be {min} to {max}, is {}", field.value)))
+        Err(self.wrong(field, format!("must be {min} to {max}{besides}, is {}", field.value)))
     }
 
     fn name(&self, field: &Field<String>, max_chars: usize) -> Result<String, Error> {
