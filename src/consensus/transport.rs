@@ -1,6 +1,7 @@
 //! The sending side of Raft's messages: openraft's network traits over [`crate::peer`].
 
 use std::{
+    collections::VecDeque,
     future::pending,
     pin::Pin,
     sync::{
@@ -11,10 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{
-    Stream, StreamExt,
-    stream::{self, FuturesOrdered},
-};
+use futures_util::{Stream, StreamExt, stream};
 use openraft::{
     OptionalSend, RaftNetworkFactory, RaftNetworkV2,
     base::{BoxFuture, BoxStream},
@@ -39,14 +37,14 @@ use super::{
 };
 use crate::{
     ids::{GroupId, NodeId},
-    peer::{CallError, Conn, Lane, Links, Peer},
+    peer::{Call, CallError, Conn, Lane, Links, Peer},
 };
 
 /// Appends of one session that may be unanswered at once.
 const MAX_APPENDS_IN_FLIGHT: usize = 32;
 
-/// How long a commit notice waits for an append that says the same.
-const NOTICE_DELAY: Duration = Duration::from_millis(10);
+/// How long news wait for which nobody waits; see [`Session`].
+const NEWS_DELAY: Duration = Duration::from_millis(10);
 
 /// The time for an answer to an append. openraft offers the heartbeat interval, which is too short
 /// for megabytes on a slow link; a leader's liveness does not depend on this, beats go apart.
@@ -114,35 +112,64 @@ impl Transport {
 
 /// The appends to one member, in order on one connection.
 ///
-/// A commit notice is an append without entries that tells how far the log is committed. The next
-/// append tells it as well, and under load it comes within milliseconds: so a notice is held back
-/// for [`NOTICE_DELAY`] and left out if an append follows. A follower applies that much later than
-/// the leader. To leave out its answer is sound: openraft takes the answer to a later append of the
-/// same session as one to all before it.
+/// Every message between two members costs both of them more than what it says, so two kinds of news
+/// that nobody waits for are held back for [`NEWS_DELAY`], and go together with what comes meanwhile:
+///
+/// - *How far the log is committed*, to a follower: it applies that much later than the leader, and
+///   what has gathered in one batch. Told late it is told as if the network were slow. Whoever is
+///   elected meanwhile has the entries, and finds out that they are committed by its own first one.
+/// - *That a follower has entries that are committed already*, to openraft at the leader: a majority
+///   of others was faster. Left out is sound, as openraft takes the answer to a later append of the
+///   same session as one to all before it.
 struct Session {
     group: GroupId,
     number: u64,
     conn: Arc<Conn>,
-    answers: FuturesOrdered<BoxFuture<'static, Result<AppendResult, RpcError>>>,
+    /// Appends that are not answered, in order.
+    unanswered: VecDeque<Unanswered>,
+    /// Whose append is late; looks at the oldest unanswered one when it fires.
+    late: Pin<Box<Sleep>>,
     /// The newest log id that the member has confirmed. An append without entries behind it probes
     /// where the logs part, and is no notice.
     matched: Option<LogId>,
-    held: Option<AppendRequest>,
-    held_until: Pin<Box<Sleep>>,
+    /// The leader's vote.
+    vote: Vote,
+    /// How far the log is committed, as far as openraft has said so.
+    committed: Option<LogId>,
+    /// How far the member was told that it is, and when.
+    told: Option<LogId>,
+    told_at: Instant,
+    /// An answer that says nothing new about what is committed.
+    held: Option<AppendResult>,
+    /// When what is held back is to go; armed while there is anything.
+    due: Pin<Box<Sleep>>,
+    is_due_set: bool,
+}
+
+struct Unanswered {
+    call: Result<Call, CallError>,
+    sent_at: Instant,
 }
 
 impl Session {
-    fn new(group: GroupId, conn: Arc<Conn>) -> Self {
+    fn new(group: GroupId, conn: Arc<Conn>, vote: Vote) -> Self {
         // Its number tells the receiver which appends belong together in order.
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        let now = Instant::now();
         Self {
             group,
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             conn,
-            answers: FuturesOrdered::new(),
+            unanswered: VecDeque::new(),
+            late: Box::pin(sleep_until(now + APPEND_TIMEOUT)),
             matched: None,
+            vote,
+            committed: None,
+            told: None,
+            told_at: now,
             held: None,
-            held_until: Box::pin(sleep_until(Instant::now())),
+            due: Box::pin(sleep_until(now)),
+            is_due_set: false,
         }
     }
 
@@ -152,54 +179,111 @@ impl Session {
         requests: &mut Option<impl Stream<Item = AppendRequest> + Unpin>,
     ) -> Option<Result<AppendResult, RpcError>> {
         loop {
-            let may_send = self.answers.len() < MAX_APPENDS_IN_FLIGHT;
+            let may_send = self.unanswered.len() < MAX_APPENDS_IN_FLIGHT;
             let more = requests.is_some();
+            if !more && self.unanswered.is_empty() {
+                return self.held.take().map(Ok);
+            }
             tokio::select! {
                 biased;
-                Some(answer) = self.answers.next() => {
-                    if let Ok(Ok(matched)) = &answer {
-                        self.matched = self.matched.max(*matched);
-                    }
-                    return Some(answer);
-                }
+                // Requests first: they tell what is committed, and by that which answers are news.
                 request = next_of(requests), if may_send && more => match request {
-                    Some(request) if self.is_notice(&request) => {
-                        if self.held.replace(request).is_none() {
-                            self.held_until.as_mut().reset(Instant::now() + NOTICE_DELAY);
-                        }
-                    }
-                    Some(request) => {
-                        self.held = None;
-                        self.send(&request);
-                    }
+                    Some(request) => self.take(request),
                     None => *requests = None,
                 },
-                () = &mut self.held_until, if self.held.is_some() && may_send => self.send_held(),
-                // No more requests, and no answers to come.
-                else => return None,
+                answer = next_answer(&mut self.unanswered) => match answer {
+                    Ok(Ok(matched)) => {
+                        self.matched = self.matched.max(matched);
+                        if more && matched <= self.committed {
+                            self.held = Some(Ok(matched));
+                            self.set_due();
+                        } else {
+                            self.held = None;
+                            return Some(Ok(Ok(matched)));
+                        }
+                    }
+                    answer => return Some(answer),
+                },
+                () = &mut self.due, if self.is_due_set && may_send => {
+                    self.is_due_set = false;
+                    if self.told < self.committed {
+                        self.send_notice();
+                    }
+                    if let Some(answer) = self.held.take() {
+                        return Some(Ok(answer));
+                    }
+                }
+                () = &mut self.late => {
+                    let oldest = self.unanswered.front().map(|oldest| oldest.sent_at + APPEND_TIMEOUT);
+                    match oldest {
+                        Some(deadline) if deadline <= Instant::now() => {
+                            return Some(Err(rpc_error(&CallError::Timeout)));
+                        }
+                        deadline => {
+                            let next = deadline.unwrap_or_else(|| Instant::now() + APPEND_TIMEOUT);
+                            self.late.as_mut().reset(next);
+                        }
+                    }
+                }
             }
         }
     }
 
-    fn is_notice(&self, request: &AppendRequest) -> bool {
-        request.entries.is_empty() && request.prev_log_id.is_some() && request.prev_log_id <= self.matched
+    fn take(&mut self, mut request: AppendRequest) {
+        self.vote = request.vote;
+        self.committed = self.committed.max(request.leader_commit);
+        let is_notice =
+            request.entries.is_empty() && request.prev_log_id.is_some() && request.prev_log_id <= self.matched;
+        if is_notice {
+            return self.set_due();
+        }
+        // The notice to come stands behind a log id that the member is known to have.
+        if self.matched.is_some() && self.told_at.elapsed() < NEWS_DELAY {
+            request.leader_commit = self.told;
+            if self.told < self.committed {
+                self.set_due();
+            }
+        }
+        self.send(&request);
     }
 
-    fn send_held(&mut self) {
-        if let Some(notice) = self.held.take() {
-            self.send(&notice);
+    /// Has what is held back go in time.
+    fn set_due(&mut self) {
+        if !self.is_due_set {
+            self.is_due_set = true;
+            self.due.as_mut().reset(Instant::now() + NEWS_DELAY);
         }
+    }
+
+    fn send_notice(&mut self) {
+        self.send(&AppendRequest {
+            vote: self.vote,
+            prev_log_id: self.matched,
+            entries: Vec::new(),
+            leader_commit: self.committed,
+        });
     }
 
     fn send(&mut self, request: &AppendRequest) {
+        let sent_at = Instant::now();
+        if self.told < request.leader_commit {
+            self.told = request.leader_commit;
+            self.told_at = sent_at;
+        }
         let call = self.conn.call(method::APPEND, wire::append(self.group, self.number, request));
-        self.answers.push_back(Box::pin(async move {
-            match call {
-                Ok(call) => open(call.answer(Instant::now() + APPEND_TIMEOUT).await),
-                Err(error) => Err(rpc_error(&error)),
-            }
-        }));
+        self.unanswered.push_back(Unanswered { call, sent_at });
     }
+}
+
+/// The answer to the oldest append; never, while there is none.
+async fn next_answer(unanswered: &mut VecDeque<Unanswered>) -> Result<AppendResult, RpcError> {
+    let answer = match unanswered.front_mut() {
+        Some(Unanswered { call: Ok(call), .. }) => call.await,
+        Some(Unanswered { call: Err(error), .. }) => Err(error.clone()),
+        None => pending().await,
+    };
+    unanswered.pop_front();
+    open(answer)
 }
 
 /// The next request; never, once there are no more.
@@ -269,8 +353,8 @@ impl RaftNetworkV2<TypeConfig> for Sender {
             let deadline = Instant::now() + CONTROL_TIMEOUT;
             let conn = self.links.connection(&self.to, Lane::Main, deadline).await;
             let conn = conn.map_err(|error| rpc_error(&error))?;
-            let mut session = Session::new(self.group, conn);
-            session.send(&first);
+            let mut session = Session::new(self.group, conn, first.vote);
+            session.take(first);
             let requests = Some(input);
             let answers = stream::unfold((session, requests), |(mut session, mut requests)| async move {
                 let answer = session.next(&mut requests).await?;

@@ -3,10 +3,12 @@
 
 use std::{
     collections::HashMap,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -214,7 +216,7 @@ impl Conn {
     }
 }
 
-/// A call that was sent.
+/// A call that was sent; waits for its answer.
 pub struct Call {
     conn: Arc<Conn>,
     id: u64,
@@ -222,13 +224,17 @@ pub struct Call {
 }
 
 impl Call {
-    /// Waits for the answer.
-    pub async fn answer(mut self, deadline: Instant) -> Result<Bytes, CallError> {
-        match timeout_at(deadline, &mut self.answer).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(CallError::Broken),
-            Err(_) => Err(CallError::Timeout),
-        }
+    /// Waits for the answer until the deadline.
+    pub async fn answer(self, deadline: Instant) -> Result<Bytes, CallError> {
+        timeout_at(deadline, self).await.unwrap_or(Err(CallError::Timeout))
+    }
+}
+
+impl Future for Call {
+    type Output = Result<Bytes, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.answer).poll(cx).map(|answer| answer.unwrap_or(Err(CallError::Broken)))
     }
 }
 

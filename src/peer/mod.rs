@@ -17,7 +17,7 @@ pub mod frame;
 pub mod hello;
 pub mod links;
 
-pub use conn::{CallError, Conn, Handler, Reply};
+pub use conn::{Call, CallError, Conn, Handler, Reply};
 pub use hello::{Identity, Lane};
 pub use links::{Links, Peer};
 
