@@ -170,6 +170,9 @@ pub trait NodeInfo: Send + Sync + 'static {
     /// Who the node is.
     fn identity(&self) -> Identity;
 
+    /// Brings the metrics that are not counted as things happen up to date.
+    fn measure(&self);
+
     /// Takes over a connection that another node opened (`Upgrade: quoring-peer/1`). Returns at
     /// once: the work is done in tasks of the node's own.
     fn upgrade(&self, stream: PeerStream);

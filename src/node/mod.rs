@@ -282,7 +282,6 @@ fn build(config: &config::Node, store: Store, name: String) -> anyhow::Result<Ar
     tokio::spawn(take_over(node.clone(), gone));
     tokio::spawn(upkeep::run(node.clone()));
     tokio::spawn(upkeep::watch_disk(node.clone()));
-    tokio::spawn(gauges::run(node.clone()));
     Ok(node)
 }
 
