@@ -239,9 +239,17 @@ async fn asked(mut stop: watch::Receiver<bool>) {
 }
 
 async fn open_store(config: &config::Node) -> anyhow::Result<Store> {
-    let block_cache_bytes = usize::try_from(config.cache_bytes).unwrap_or(usize::MAX);
-    let options =
-        raft_store::Options { dir: config.dir.clone(), block_cache_bytes, ..raft_store::Options::default() };
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let memory = &config.memory;
+    let options = raft_store::Options {
+        dir: config.dir.clone(),
+        block_cache_bytes: bytes(memory.cache_bytes),
+        memtable_bytes: bytes(memory.memtables_bytes - memory.log_memtables_bytes()),
+        log_memtable_bytes: bytes(memory.log_memtables_bytes()),
+        log_tail_bytes: bytes(memory.queues_bytes - memory.waiting_bytes()),
+        queue_bytes: bytes(memory.waiting_bytes()),
+        ..raft_store::Options::default()
+    };
     Ok(tokio::task::spawn_blocking(move || Store::open(options)).await??)
 }
 
