@@ -1,13 +1,13 @@
 //! `quoring coordinator` and `quoring worker`: this process becomes a node.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf};
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::Failure;
 use crate::{
-    config::{Address, Config, Founders, Node, NodeArgs},
+    config::{Address, Founders, Memory, Node, NodeArgs},
     launcher::{self, PidFile},
     node, units,
 };
@@ -26,8 +26,16 @@ struct Common {
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
     /// Memory for what is read from this node's files [default: 256MiB, or what cluster.toml says]
-    #[arg(long, value_name = "SIZE", value_parser = cache)]
+    #[arg(long, value_name = "SIZE", value_parser = |text: &str| size(text, Memory::CACHE_BYTES))]
     cache: Option<u64>,
+    /// Memory for what is not written to this node's files yet, of its log and of its state together
+    /// [default: 192MiB, or what cluster.toml says]
+    #[arg(long, value_name = "SIZE", value_parser = |text: &str| size(text, Memory::MEMTABLES_BYTES))]
+    memtables: Option<u64>,
+    /// Memory for log entries that wait for this node's disk, and for the newest ones that are there
+    /// [default: 128MiB, or what cluster.toml says]
+    #[arg(long, value_name = "SIZE", value_parser = |text: &str| size(text, Memory::QUEUES_BYTES))]
+    queues: Option<u64>,
     /// Makes this process one that `quoring up` started.
     #[arg(long, hide = true, value_name = "PATH")]
     pid_file: Option<PathBuf>,
@@ -40,16 +48,18 @@ impl Common {
             listen: Some(self.listen),
             advertise: self.advertise.clone(),
             cache_bytes: self.cache,
+            memtables_bytes: self.memtables,
+            queues_bytes: self.queues,
         }
     }
 }
 
-fn cache(text: &str) -> Result<u64, String> {
+fn size(text: &str, allowed: RangeInclusive<u64>) -> Result<u64, String> {
     let bytes = units::parse_size_bytes(text).map_err(|error| error.to_string())?;
-    if Config::CACHE_BYTES.contains(&bytes) {
+    if allowed.contains(&bytes) {
         return Ok(bytes);
     }
-    let [min, max] = [*Config::CACHE_BYTES.start(), *Config::CACHE_BYTES.end()].map(units::format_size_bytes);
+    let [min, max] = [*allowed.start(), *allowed.end()].map(units::format_size_bytes);
     Err(format!("must be {min} to {max}"))
 }
 

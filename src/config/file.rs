@@ -82,6 +82,10 @@ pub struct Cluster {
     pub split_size: Option<Field<String>>,
     /// `cache`
     pub cache: Option<Field<String>>,
+    /// `memtables`
+    pub memtables: Option<Field<String>>,
+    /// `queues`
+    pub queues: Option<Field<String>>,
 }
 
 /// A `[[coordinator]]` or `[[worker]]`.
@@ -132,10 +136,13 @@ fn cluster(source: Source<'_>, table: &DeTable<'_>) -> Result<Cluster, Error> {
             "max_value" => cluster.max_value = Some(entry.text("cluster.max_value")?),
             "split_size" => cluster.split_size = Some(entry.text("cluster.split_size")?),
             "cache" => cluster.cache = Some(entry.text("cluster.cache")?),
+            "memtables" => cluster.memtables = Some(entry.text("cluster.memtables")?),
+            "queues" => cluster.queues = Some(entry.text("cluster.queues")?),
             _ => {
                 return Err(entry.unknown(
                     "[cluster] knows name, replication, shards, partitioner, data_dir, ping_interval, \
-                     inactive_after, replace_after, request_timeout, max_value, split_size and cache",
+                     inactive_after, replace_after, request_timeout, max_value, split_size, cache, memtables \
+                     and queues",
                 ));
             }
         }

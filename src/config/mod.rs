@@ -5,17 +5,19 @@
 //! All of it is pure: texts come in, values or one-line errors come out; nobody here opens a file.
 
 pub mod file;
+mod memory;
 mod node;
 mod resolve;
 #[cfg(test)]
 mod tests;
 
-use std::{ops::RangeInclusive, path::PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::{
     file::Error,
+    memory::Memory,
     node::{Address, Founders, InvalidAddress, Node, NodeArgs, Role},
 };
 
@@ -113,8 +115,8 @@ pub struct Config {
     pub settings: Settings,
     /// Where the nodes of this machine keep their directories.
     pub data_dir: PathBuf,
-    /// Memory that each of them may hold of what it has read from its files, bytes.
-    pub cache_bytes: u64,
+    /// The memory of each of them.
+    pub memory: Memory,
     /// The ports of the coordinators, at least one.
     pub coordinators: Vec<u16>,
     /// The workers.
@@ -133,10 +135,6 @@ pub struct Worker {
 impl Config {
     /// The default of `data_dir`.
     pub const DEFAULT_DATA_DIR: &'static str = "data";
-    /// The default of `cache`.
-    pub const DEFAULT_CACHE_BYTES: u64 = 256 << 20;
-    /// What `cache` may be: with less, indexes and filters alone would push each other out.
-    pub const CACHE_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 40;
     /// The most nodes that one `cluster.toml` may start on one machine.
     pub const MAX_NODES: usize = 1_000;
     /// The longest zone, characters.

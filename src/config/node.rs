@@ -8,7 +8,7 @@ use std::{
     str::FromStr,
 };
 
-use super::{Config, Settings};
+use super::{Config, Memory, Settings};
 
 /// All that a node is told at its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +23,8 @@ pub struct Node {
     pub advertise: Address,
     /// Where it keeps its data; `None` keeps everything in memory.
     pub dir: Option<PathBuf>,
-    /// Memory for what it has read from its files, bytes.
-    pub cache_bytes: u64,
+    /// How much memory its store may take.
+    pub memory: Memory,
     /// For coordinators what they found a new cluster with. Workers take the cluster's settings
     /// from the coordinators and only start from these.
     pub settings: Settings,
@@ -59,6 +59,10 @@ pub struct NodeArgs {
     pub advertise: Option<Address>,
     /// `--cache`, bytes
     pub cache_bytes: Option<u64>,
+    /// `--memtables`, bytes
+    pub memtables_bytes: Option<u64>,
+    /// `--queues`, bytes
+    pub queues_bytes: Option<u64>,
 }
 
 /// Who founds the cluster that a coordinator belongs to, where it does not belong to one yet.
@@ -79,6 +83,15 @@ impl NodeArgs {
 
     fn listen(&self) -> IpAddr {
         self.listen.unwrap_or(Self::DEFAULT_LISTEN)
+    }
+
+    /// What is said here, and the rest as it is otherwise.
+    fn memory(&self, otherwise: Memory) -> Memory {
+        Memory {
+            cache_bytes: self.cache_bytes.unwrap_or(otherwise.cache_bytes),
+            memtables_bytes: self.memtables_bytes.unwrap_or(otherwise.memtables_bytes),
+            queues_bytes: self.queues_bytes.unwrap_or(otherwise.queues_bytes),
+        }
     }
 
     /// Where others reach this node, where that follows from the address it listens on.
@@ -129,10 +142,7 @@ impl Node {
             port: args.port,
             advertise,
             dir: Some(dir),
-            cache_bytes: args
-                .cache_bytes
-                .or(config.map(|config| config.cache_bytes))
-                .unwrap_or(Config::DEFAULT_CACHE_BYTES),
+            memory: args.memory(config.map(|config| config.memory).unwrap_or_default()),
             settings: config.map(|config| config.settings.clone()).unwrap_or_default(),
         })
     }
@@ -161,7 +171,7 @@ impl Node {
             port: args.port,
             advertise,
             dir,
-            cache_bytes: args.cache_bytes.unwrap_or(Config::DEFAULT_CACHE_BYTES),
+            memory: args.memory(Memory::default()),
             settings: Settings::default(),
         })
     }

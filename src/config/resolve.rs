@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Config, Partitioner, Settings, Worker,
+    Config, Memory, Partitioner, Settings, Worker,
     file::{self, Error, Field},
 };
 use crate::units;
@@ -62,9 +62,20 @@ impl Resolver<'_> {
             let message = format!("at most {} nodes run on one machine", Config::MAX_NODES);
             return Err(self.error(surplus.line, "worker", message));
         }
-        let cache_bytes =
-            self.size_bytes(&typed.cluster.cache, Config::DEFAULT_CACHE_BYTES, &Config::CACHE_BYTES)?;
-        Ok(Config { settings, data_dir, cache_bytes, coordinators, workers })
+        Ok(Config { settings, data_dir, memory: self.memory(&typed.cluster)?, coordinators, workers })
+    }
+
+    fn memory(&self, typed: &file::Cluster) -> Result<Memory, Error> {
+        let default = Memory::default();
+        Ok(Memory {
+            cache_bytes: self.size_bytes(&typed.cache, default.cache_bytes, &Memory::CACHE_BYTES)?,
+            memtables_bytes: self.size_bytes(
+                &typed.memtables,
+                default.memtables_bytes,
+                &Memory::MEMTABLES_BYTES,
+            )?,
+            queues_bytes: self.size_bytes(&typed.queues, default.queues_bytes, &Memory::QUEUES_BYTES)?,
+        })
     }
 
     fn settings(&self, typed: &file::Cluster) -> Result<Settings, Error> {

@@ -15,7 +15,7 @@ fn a_small_file_gets_every_default() {
     let config = parse(COORDINATOR).unwrap();
     assert_eq!(config.settings, Settings::default());
     assert_eq!(config.data_dir, PathBuf::from("some/data"));
-    assert_eq!(config.cache_bytes, Config::DEFAULT_CACHE_BYTES);
+    assert_eq!(config.memory, Memory::default());
     assert_eq!((config.coordinators, config.workers), (vec![7001], vec![]));
 }
 
@@ -24,7 +24,7 @@ fn every_key_is_taken() {
     let config = parse(
         "[cluster]\nname = \"x\"\nreplication = 1\nshards = 4096\npartitioner = \"ordered\"\ndata_dir = \"/d\"\n\
          ping_interval = \"100ms\"\ninactive_after = \"1s\"\nreplace_after = \"1h\"\nrequest_timeout = \"10m\"\n\
-         max_value = \"32MiB\"\nsplit_size = \"1GiB\"\ncache = \"1GiB\"\n[[coordinator]]\nport = 1\n[[worker]]\nport = 65535\nzone = \"a\"\n[[worker]]\nport = 2\n",
+         max_value = \"32MiB\"\nsplit_size = \"1GiB\"\ncache = \"1GiB\"\nmemtables = \"12MiB\"\nqueues = \"2GiB\"\n[[coordinator]]\nport = 1\n[[worker]]\nport = 65535\nzone = \"a\"\n[[worker]]\nport = 2\n",
     )
     .unwrap();
     let settings = Settings {
@@ -41,7 +41,8 @@ fn every_key_is_taken() {
     };
     assert_eq!(config.settings, settings);
     assert_eq!(config.data_dir, PathBuf::from("/d"));
-    assert_eq!(config.cache_bytes, 1 << 30);
+    let memory = Memory { cache_bytes: 1 << 30, memtables_bytes: 12 << 20, queues_bytes: 2 << 30 };
+    assert_eq!(config.memory, memory);
     assert_eq!(config.node_dir("worker", 2), PathBuf::from("/d/worker-2"));
     let workers = vec![Worker { port: 65535, zone: Some("a".into()) }, Worker { port: 2, zone: None }];
     assert_eq!((config.coordinators, config.workers), (vec![1], workers));
@@ -53,7 +54,7 @@ fn the_sample_file_is_the_demo_of_the_contract() {
     let config = Config::parse(Path::new("cluster.toml"), sample).unwrap();
     assert_eq!(config.settings, Settings { name: "demo".into(), ..Settings::default() });
     assert_eq!(config.data_dir, PathBuf::from("data"));
-    assert_eq!(config.cache_bytes, Config::DEFAULT_CACHE_BYTES);
+    assert_eq!(config.memory, Memory::default());
     assert_eq!(config.coordinators, [7001, 7002, 7003]);
     let zones: Vec<_> = config.workers.iter().map(|worker| (worker.port, worker.zone.as_deref())).collect();
     assert_eq!(zones, [(8001, Some("a")), (8002, Some("b")), (8003, Some("c"))]);
@@ -110,13 +111,21 @@ fn each_mistake_is_one_line_that_names_key_and_line() {
         ),
         ("[cluster]\nmax_value = \"1GiB\"", "4: cluster.max_value: must be 1B to 32MiB, is 1GiB"),
         ("[cluster]\ncache = \"1023KiB\"", "4: cluster.cache: must be 1MiB to 1024GiB, is 1023KiB"),
+        ("[cluster]\nmemtables = \"11MiB\"", "4: cluster.memtables: must be 12MiB to 64GiB, is 11MiB"),
+        ("[cluster]\nmemtables = 64", "4: cluster.memtables: must be a text in quotes, is an integer"),
+        ("[cluster]\nqueues = \"3GiB\"", "4: cluster.queues: must be 2MiB to 2GiB, is 3GiB"),
+        (
+            "[cluster]\nqueues = \"64MB\"",
+            "4: cluster.queues: '64MB' is no size: write an integer and B, KiB, MiB or GiB, such as 8MiB",
+        ),
         ("[cluster]\nname = \"\"", "4: cluster.name: must be 1 to 64 printable characters"),
         ("[cluster]\nname = \"a\\nb\"", "4: cluster.name: must be 1 to 64 printable characters"),
         ("[cluster]\ndata_dir = \"\"", "4: cluster.data_dir: must name a directory, is empty"),
         (
             "[cluster]\nname = \"x\"\nreplicas = 3",
             "5: cluster.replicas: unknown key; [cluster] knows name, replication, shards, partitioner, \
-             data_dir, ping_interval, inactive_after, replace_after, request_timeout, max_value, split_size and cache",
+             data_dir, ping_interval, inactive_after, replace_after, request_timeout, max_value, split_size, cache, \
+             memtables and queues",
         ),
         (
             "[workers]\n",
@@ -165,6 +174,8 @@ fn args(port: u16, listen: Option<&str>, advertise: Option<&str>) -> NodeArgs {
         listen: listen.map(|ip| ip.parse().unwrap()),
         advertise: advertise.map(|addr| addr.parse().unwrap()),
         cache_bytes: None,
+        memtables_bytes: None,
+        queues_bytes: None,
     }
 }
 

@@ -42,7 +42,7 @@ pub struct WorkerSeen {
     pub last_ping: Option<At>,
     /// By how much its clock is off, where that is too much, milliseconds.
     pub clock_off_ms: Option<i64>,
-    /// Whether its disk does not finish its syncs, as it says itself.
+    /// Whether its disk does not finish its syncs, or it is about to stop, as it says itself.
     pub limps: bool,
 }
 

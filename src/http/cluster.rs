@@ -107,6 +107,7 @@ pub(crate) async fn join(call: Call) -> Result<Response, Problem> {
 
 /// `GET /metrics`.
 pub(crate) async fn metrics(call: Call) -> Result<Response, Problem> {
+    call.front.node.measure();
     let text = call.front.prometheus.render();
     Ok(response::typed("text/plain; version=0.0.4; charset=utf-8", text))
 }

@@ -36,8 +36,13 @@ pub(crate) const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// happened, before it answers that it does not know.
 pub(crate) const ANSWER_GRACE: Duration = Duration::from_millis(1_000);
 
-/// How long requests in flight may take to end once the server is told to stop.
-pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_millis(1_500);
+/// How long a connection may go without a request while the server leaves: a client that sends one
+/// request after another has sent the next by then, and was told with its answer to go elsewhere.
+pub(crate) const LEAVE_IDLE: Duration = Duration::from_millis(1_000);
+
+/// How long the connections may take to end once no more of them are taken; beyond it they are cut.
+/// With all else that a stopping node does, this fits into the 10 s that process managers grant.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_millis(3_000);
 
 /// How long, and over how many bytes, a connection that is closed with the request half read goes
 /// on reading: to close at once would reset it, and destroy the answer on its way to the client.

@@ -47,7 +47,10 @@ mod wire;
 use std::{future::Future, pin::Pin, sync::Arc};
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 use self::{
     backend::Backend,
@@ -66,6 +69,7 @@ use self::{
     },
 };
 pub use self::{
+    limits::DRAIN_TIMEOUT,
     server::serve,
     upgrade::{PEER_PROTOCOL, PeerStream},
 };
@@ -166,6 +170,9 @@ pub trait NodeInfo: Send + Sync + 'static {
     /// Who the node is.
     fn identity(&self) -> Identity;
 
+    /// Brings the metrics that are not counted as things happen up to date.
+    fn measure(&self);
+
     /// Takes over a connection that another node opened (`Upgrade: quoring-peer/1`). Returns at
     /// once: the work is done in tasks of the node's own.
     fn upgrade(&self, stream: PeerStream);
@@ -188,6 +195,8 @@ pub(crate) struct Front {
     body_memory: BodyMemory,
     observer: Observer,
     app: axum::Router,
+    /// The node is about to stop.
+    leaving: watch::Sender<bool>,
 }
 
 impl Context {
@@ -207,6 +216,13 @@ impl Context {
             body_memory: BodyMemory::new(metrics::gauge!(crate::metrics::HTTP_BODY_MEMORY_BYTES)),
             observer: Observer::new(ROUTES),
             app: app::app(ROUTES),
+            leaving: watch::Sender::new(false),
         }))
+    }
+
+    /// Sends clients elsewhere: from now on every answer is the last one of its connection, and says
+    /// so, and connections over which nothing comes are closed.
+    pub fn leave(&self) {
+        self.0.leaving.send_replace(true);
     }
 }

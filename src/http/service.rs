@@ -48,8 +48,13 @@ pub(crate) async fn answer(
         Ok(answer) => answer,
         Err(never) => match never {},
     };
-    if client.reserved {
+    let leaving = client.signals.is_leaving();
+    if client.reserved || leaving {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if leaving {
+        // What the client has sent ahead must not reset the connection under this answer.
+        client.signals.body_left_unread(true);
     }
     drop(in_flight);
     let found = answer.extensions_mut().remove().unwrap_or(Found::Nothing);

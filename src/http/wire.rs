@@ -1,10 +1,12 @@
-//! The byte stream under a connection, between the socket and hyper. Three things need it:
+//! The byte stream under a connection, between the socket and hyper. Four things need it:
 //!
 //! - hyper answers a head that it cannot parse by itself, with an empty 400, 414 or 431; here that
 //!   becomes a problem like every other.
 //! - A connection closed with unread bytes is reset by the kernel, which destroys the answer on its
 //!   way to the client; here it is read on for a while first (RFC 9112, section 9.6).
 //! - A client that does not read its answer is given up after a while.
+//! - While the server leaves, a connection ends once nothing has come over it for a while; hyper's own
+//!   way would end it at once, and destroy a request that is just coming.
 //!
 //! Invariant: bytes are replaced only while the connection is *quiet*: every answer of ours has
 //! been handed to the socket whole and no request has come since, so that what hyper writes then
@@ -22,14 +24,18 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
+use rustix::net::{RecvFlags, recv};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
     time::{Instant, Sleep, sleep_until},
 };
 
 use super::{
     error::{Kind, Problem},
-    limits::{LINGER_BYTES, LINGER_TIMEOUT, MAX_HEADER_BYTES, MAX_URL_BYTES, WRITE_STALL_TIMEOUT},
+    limits::{
+        LEAVE_IDLE, LINGER_BYTES, LINGER_TIMEOUT, MAX_HEADER_BYTES, MAX_URL_BYTES, WRITE_STALL_TIMEOUT,
+    },
 };
 use crate::units::format_size_bytes;
 
@@ -39,6 +45,7 @@ pub(crate) struct Signals {
     in_request: AtomicBool,
     answer_written: AtomicBool,
     linger: AtomicBool,
+    leaving: AtomicBool,
 }
 
 impl Signals {
@@ -54,9 +61,33 @@ impl Signals {
         self.answer_written.store(true, Relaxed);
     }
 
+    /// The server is about to stop. Whoever says so polls the connection afterwards.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Relaxed);
+    }
+
+    /// Whether the next answer is the last one.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Relaxed)
+    }
+
     /// Whether bytes of the request may still be coming when it is answered.
     pub(crate) fn body_left_unread(&self, unread: bool) {
         self.linger.store(unread, Relaxed);
+    }
+}
+
+/// A stream of which can be told whether something waits in it.
+pub(crate) trait Unread {
+    /// Whether bytes have arrived that were not read yet.
+    fn has_unread(&self) -> bool;
+}
+
+impl Unread for TcpStream {
+    fn has_unread(&self) -> bool {
+        // The system itself is asked: the runtime may not have heard of them yet.
+        let peeked = recv(self, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        peeked.is_ok_and(|(bytes, _)| bytes > 0)
     }
 }
 
@@ -70,6 +101,8 @@ pub(crate) struct Wire<S> {
     request_line_bytes: Option<usize>,
     /// When a write that waits is given up.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// When a connection that waits for a request is closed; set while the server leaves.
+    idle: Option<Pin<Box<Sleep>>>,
     lingering: Option<Linger>,
 }
 
@@ -86,6 +119,7 @@ impl<S> Wire<S> {
             own_answer: Bytes::new(),
             request_line_bytes: Some(0),
             stalled: None,
+            idle: None,
             lingering: None,
         }
     }
@@ -198,7 +232,23 @@ impl<S: AsyncWrite + Unpin> Wire<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
+impl<S: Unread> Wire<S> {
+    /// Nothing has come. Between two requests, while the server leaves, that is the end after a while;
+    /// hyper takes an end there as the client's, and closes.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let between_requests = self.is_quiet() && self.request_line_bytes == Some(0);
+        if !between_requests || !self.signals.is_leaving() {
+            self.idle = None;
+            return Poll::Pending;
+        }
+        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + LEAVE_IDLE)));
+        ready!(idle.as_mut().poll(cx));
+        // A request that has just arrived wakes the task as any other.
+        if self.socket.has_unread() { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+}
+
+impl<S: AsyncRead + Unread + Unpin> AsyncRead for Wire<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -206,7 +256,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.socket).poll_read(cx, buffer))?;
+        let Poll::Ready(read) = Pin::new(&mut this.socket).poll_read(cx, buffer) else {
+            return this.poll_idle(cx);
+        };
+        read?;
+        this.idle = None;
         if this.is_quiet() {
             this.count_request_line(&buffer.filled()[before..]);
         }
@@ -292,6 +346,12 @@ mod tests {
 
     /// What hyper writes of itself.
     const OWN: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+
+    impl Unread for DuplexStream {
+        fn has_unread(&self) -> bool {
+            false
+        }
+    }
 
     fn wire() -> (Wire<DuplexStream>, DuplexStream, Arc<Signals>) {
         let (socket, other_end) = duplex(1 << 20);

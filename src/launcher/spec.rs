@@ -8,7 +8,11 @@ use std::{
 };
 
 use super::{Error, PID_FILE_FLAG, Process};
-use crate::{client, config::Config, units};
+use crate::{
+    client,
+    config::{Config, Memory},
+    units,
+};
 
 /// Nodes of one machine find each other here, and nobody else finds them.
 const LISTEN: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -96,7 +100,10 @@ impl Spec {
         let threads = (cpus / specs.len().max(1)).max(1);
         for spec in &mut specs {
             spec.args.push(format!("--threads={threads}").into());
-            spec.args.push(format!("--cache={}", units::format_size_bytes(config.cache_bytes)).into());
+            let Memory { cache_bytes, memtables_bytes, queues_bytes } = config.memory;
+            let sizes = [("cache", cache_bytes), ("memtables", memtables_bytes), ("queues", queues_bytes)];
+            let flag = |(name, bytes)| format!("--{name}={}", units::format_size_bytes(bytes)).into();
+            spec.args.extend(sizes.map(flag));
             spec.args.extend(["--listen".into(), LISTEN.to_string().into()]);
             spec.args.extend([PID_FILE_FLAG.into(), spec.pid_file().into()]);
         }
@@ -177,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_node_is_told_all_that_the_file_says_of_it() {
-        let text = "[cluster]\ndata_dir = \"/d\"\ncache = \"64MiB\"\n[[coordinator]]\nport = 1\n[[coordinator]]\nport = 2\n\
+        let text = "[cluster]\ndata_dir = \"/d\"\ncache = \"64MiB\"\nmemtables = \"96MiB\"\n[[coordinator]]\nport = 1\n[[coordinator]]\nport = 2\n\
                     [[worker]]\nport = 3\nzone = \"-z\"\n";
         let path = Path::new("/c/cluster.toml");
         let specs = Spec::all(&Config::parse(path, text).unwrap(), &[1, 2], path, 7);
@@ -187,13 +194,13 @@ mod tests {
         let peers = "127.0.0.1:1,127.0.0.1:2";
         let expected = [
             format!(
-                "coordinator 1 --dir /d/coordinator-1 --peers {peers} --config /c/cluster.toml --threads=2 --cache=64MiB --listen 127.0.0.1 --pid-file /d/coordinator-1/node.pid"
+                "coordinator 1 --dir /d/coordinator-1 --peers {peers} --config /c/cluster.toml --threads=2 --cache=64MiB --memtables=96MiB --queues=128MiB --listen 127.0.0.1 --pid-file /d/coordinator-1/node.pid"
             ),
             format!(
-                "coordinator 2 --dir /d/coordinator-2 --peers {peers} --config /c/cluster.toml --threads=2 --cache=64MiB --listen 127.0.0.1 --pid-file /d/coordinator-2/node.pid"
+                "coordinator 2 --dir /d/coordinator-2 --peers {peers} --config /c/cluster.toml --threads=2 --cache=64MiB --memtables=96MiB --queues=128MiB --listen 127.0.0.1 --pid-file /d/coordinator-2/node.pid"
             ),
             format!(
-                "worker 3 /d/worker-3 {peers} --zone=-z --threads=2 --cache=64MiB --listen 127.0.0.1 --pid-file /d/worker-3/node.pid"
+                "worker 3 /d/worker-3 {peers} --zone=-z --threads=2 --cache=64MiB --memtables=96MiB --queues=128MiB --listen 127.0.0.1 --pid-file /d/worker-3/node.pid"
             ),
         ];
         assert_eq!(lines(&specs), expected);

@@ -1,28 +1,15 @@
-//! This node's Raft and store figures for `/metrics`, read at intervals from counters that are kept
-//! anyway.
-
-use std::{sync::Arc, time::Duration};
+//! This node's Raft and store figures for `/metrics`, read when they are asked for from counters that
+//! are kept anyway.
 
 use metrics::{counter, gauge};
 
 use super::Node;
 use crate::metrics as name;
 
-/// Between two readings; Prometheus seldom asks more often.
-const INTERVAL: Duration = Duration::from_secs(2);
-
 const MICROS_PER_SECOND: f64 = 1e6;
 
-/// Runs as long as the node.
-pub(super) async fn run(node: Arc<Node>) {
-    while !node.is_stopping() {
-        read(&node);
-        tokio::time::sleep(INTERVAL).await;
-    }
-}
-
 #[allow(clippy::cast_precision_loss)]
-fn read(node: &Node) {
+pub(super) fn read(node: &Node) {
     let groups = node.host.all();
     let mut behind = 0;
     for group in &groups {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::Node;
+use super::{Node, gauges};
 use crate::{
     error::Error,
     http::{Identity, Joining, NodeInfo, PeerStream},
@@ -26,6 +26,10 @@ impl NodeInfo for Info {
             addr: self.0.advertise.to_string(),
             version: env!("CARGO_PKG_VERSION"),
         }
+    }
+
+    fn measure(&self) {
+        gauges::read(&self.0);
     }
 
     fn upgrade(&self, stream: PeerStream) {

@@ -49,7 +49,11 @@ mod worker;
 /// The time for handing leaderships over when the node stops.
 const HAND_OVER: Duration = Duration::from_millis(800);
 
-/// The time for requests under way to end when the node stops.
+/// The time for telling the coordinators that this node is about to stop.
+const FAREWELL: Duration = Duration::from_millis(250);
+
+/// The time for requests that others have passed on to end when the node stops is twice this, and for
+/// the streams to the others half of it.
 const DRAIN: Duration = Duration::from_millis(500);
 
 /// A running node.
@@ -214,7 +218,7 @@ pub async fn run(config: config::Node, shutdown: impl Future<Output = ()>) -> an
     let node = build(&config, store, name)?;
     let (stop_http, http_stopped) = watch::channel(false);
     let context = http::Context::new(node.router.clone(), Arc::new(info::Info(node.clone())), prometheus);
-    let server = tokio::spawn(http::serve(listener, context, asked(http_stopped)));
+    let server = tokio::spawn(http::serve(listener, context.clone(), asked(http_stopped)));
     tracing::info!(role = ?node.role, name = node.name, %address, "listening");
 
     let failure = tokio::select! {
@@ -222,7 +226,7 @@ pub async fn run(config: config::Node, shutdown: impl Future<Output = ()>) -> an
         why = upkeep::failed(&node) => Some(anyhow::anyhow!(why)),
         () = shutdown => None,
     };
-    stop(&node, stop_http, server).await;
+    stop(&node, context, stop_http, server).await;
     match failure {
         Some(error) => Err(error),
         None => Ok(()),
@@ -235,9 +239,17 @@ async fn asked(mut stop: watch::Receiver<bool>) {
 }
 
 async fn open_store(config: &config::Node) -> anyhow::Result<Store> {
-    let block_cache_bytes = usize::try_from(config.cache_bytes).unwrap_or(usize::MAX);
-    let options =
-        raft_store::Options { dir: config.dir.clone(), block_cache_bytes, ..raft_store::Options::default() };
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let memory = &config.memory;
+    let options = raft_store::Options {
+        dir: config.dir.clone(),
+        block_cache_bytes: bytes(memory.cache_bytes),
+        memtable_bytes: bytes(memory.memtables_bytes - memory.log_memtables_bytes()),
+        log_memtable_bytes: bytes(memory.log_memtables_bytes()),
+        log_tail_bytes: bytes(memory.queues_bytes - memory.waiting_bytes()),
+        queue_bytes: bytes(memory.waiting_bytes()),
+        ..raft_store::Options::default()
+    };
     Ok(tokio::task::spawn_blocking(move || Store::open(options)).await??)
 }
 
@@ -278,7 +290,6 @@ fn build(config: &config::Node, store: Store, name: String) -> anyhow::Result<Ar
     tokio::spawn(take_over(node.clone(), gone));
     tokio::spawn(upkeep::run(node.clone()));
     tokio::spawn(upkeep::watch_disk(node.clone()));
-    tokio::spawn(gauges::run(node.clone()));
     Ok(node)
 }
 
@@ -312,16 +323,28 @@ async fn take_over(node: Arc<Node>, mut gone: tokio::sync::mpsc::Receiver<NodeId
     }
 }
 
-/// Stops in order: give leaderships away while requests still come and are passed on, then take no
-/// more requests, then stop the groups, then close the store.
-async fn stop(node: &Arc<Node>, stop_http: watch::Sender<bool>, server: tokio::task::JoinHandle<()>) {
+/// Stops in order: send clients elsewhere and give leaderships away while requests still come and are
+/// passed on, both ways; take no more connections, and answer what comes on those that there are;
+/// then stop the groups, then close the store.
+async fn stop(
+    node: &Arc<Node>,
+    front: http::Context,
+    stop_http: watch::Sender<bool>,
+    server: tokio::task::JoinHandle<()>,
+) {
     node.stopping.store(true, Ordering::Relaxed);
+    front.leave();
+    // First of all, so that no leadership is ordered back here.
+    let _ = timeout(FAREWELL, worker::tell(node)).await;
+    node.host.hand_over(Instant::now() + HAND_OVER).await;
+    stop_http.send_replace(true);
+    // It ends by itself within its bound; a panic in it must not keep the store from closing.
+    let _ = timeout(http::DRAIN_TIMEOUT + DRAIN, server).await;
+    // Those that have fallen to this node since.
     node.host.hand_over(Instant::now() + HAND_OVER).await;
     // Who still takes this node for a leader asks another one, as long as nothing can have happened.
     node.passed_on.refuse();
-    stop_http.send_replace(true);
-    // It ends by itself within its bound; a panic in it must not keep the store from closing.
-    let (_, ()) = tokio::join!(timeout(DRAIN * 2, server), node.passed_on.ended(Instant::now() + DRAIN * 2));
+    node.passed_on.ended(Instant::now() + DRAIN * 2).await;
     node.host.shutdown().await;
     node.links.part(Instant::now() + DRAIN / 2).await;
     node.links.close();

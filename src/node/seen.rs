@@ -124,7 +124,7 @@ impl Seen {
         clocks::off(offset, clocks::middle(others.chain([offset])))
     }
 
-    /// Notes whether the disk of a worker that was just heard limps.
+    /// Notes whether the disk of a worker that was just heard limps, or the worker is about to stop.
     pub(super) fn limps(&mut self, node: NodeId, limps: bool) {
         if let Some(sign) = self.workers.get_mut(&node) {
             sign.limps = limps;

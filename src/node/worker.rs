@@ -115,15 +115,12 @@ async fn heartbeats(node: &Arc<Node>) {
     loop {
         // Only what tells whether there is news is looked at so often: a whole report asks the store
         // for the size of every shard.
-        let limps = node.limping.load(Ordering::Relaxed);
-        let news = (leads(node), limps);
+        let news = (leads(node), is_unfit(node));
         if Instant::now() < next && news == told && !node.router.is_map_old() {
             tokio::time::sleep(LOOK_INTERVAL).await;
             continue;
         }
-        let (Some(number), Some(map)) = (node.number(), node.router.map()) else { return };
-        let (held, at) = (held(node), clock::now());
-        let call = ClusterCall::Heartbeat { node: number, epoch: map.epoch, held, at, limps };
+        let (Some((number, call)), Some(map)) = (heartbeat(node), node.router.map()) else { return };
         match node.router.coordinate(call, Instant::now() + ATTEMPT).await {
             Ok(ClusterAnswer::Heard { map: newer, wipe, clock_off_ms }) => {
                 told = news;
@@ -143,6 +140,30 @@ async fn heartbeats(node: &Arc<Node>) {
                 tokio::time::sleep(JOIN_PAUSE).await;
             }
         }
+    }
+}
+
+/// Whether it is better that another worker leads: the disk limps, or the node is about to stop.
+fn is_unfit(node: &Node) -> bool {
+    node.limping.load(Ordering::Relaxed) || node.is_stopping()
+}
+
+/// What the coordinator is told; `None` for a node that is no member yet.
+fn heartbeat(node: &Node) -> Option<(NodeId, ClusterCall)> {
+    let (number, map) = (node.number()?, node.router.map()?);
+    let (held, at, limps) = (held(node), clock::now(), is_unfit(node));
+    Some((number, ClusterCall::Heartbeat { node: number, epoch: map.epoch, held, at, limps }))
+}
+
+/// Tells the coordinators at once how this worker is; coordinators have nothing to tell.
+pub(super) async fn tell(node: &Arc<Node>) {
+    if node.coordinator.is_some() {
+        return;
+    }
+    if let Some((_, call)) = heartbeat(node)
+        && let Err(error) = node.router.coordinate(call, Instant::now() + ATTEMPT).await
+    {
+        tracing::debug!(%error, "heartbeat");
     }
 }
 

@@ -62,7 +62,8 @@ pub enum ClusterCall {
         held: Vec<Held>,
         /// The time by its clock.
         at: At,
-        /// Whether its disk does not finish its syncs in time.
+        /// Whether it should lead nothing: its disk does not finish its syncs in time, or it is about to
+        /// stop.
         limps: bool,
     },
     /// A newer map, from the coordinator's leader to everyone.

@@ -5,6 +5,10 @@
 //! fields each of `PutRequest`, `RangeRequest` and `RangeResponse`. That spares this program a second
 //! HTTP server, a code generator and its compiler, and the load client costs etcd's side no more than
 //! Quoring's. Reads are linearizable, as etcd's are unless they say `serializable`.
+//!
+//! Like etcd's own client (clientv3), it goes to another member at once when a connection breaks, a
+//! member says that it cannot serve, or no answer comes in time; and what a member says that it has not
+//! begun, another one is asked.
 
 use std::sync::Arc;
 
@@ -34,6 +38,10 @@ const RANGE_END: u8 = 2 << 3 | 2;
 const RANGE_LIMIT: u8 = 3 << 3;
 const RANGE_RESPONSE_KVS: u64 = 2 << 3 | 2;
 
+/// gRPC's statuses of a server that cannot serve now: DEADLINE_EXCEEDED and UNAVAILABLE. The latter is
+/// also what etcd says of a leader that it lacks, that has changed, or that did not answer in time.
+const UNSERVED: [u16; 2] = [4, 14];
+
 /// A connection that several lanes use at once.
 pub(super) struct Shared {
     servers: Vec<Server>,
@@ -41,7 +49,7 @@ pub(super) struct Shared {
 }
 
 struct State {
-    /// Which server is in use; the next one once it cannot be reached.
+    /// Which server is in use; the next one once its connection is given up.
     at: usize,
     channel: Option<Channel>,
     made: u64,
@@ -49,7 +57,7 @@ struct State {
 
 #[derive(Clone)]
 struct Channel {
-    /// Counts the connections made: a lane that saw this one break asks for a later one.
+    /// Counts the connections made: a lane that gave this one up asks for a later one.
     number: u64,
     sender: SendRequest<Bytes>,
     put: Uri,
@@ -62,29 +70,33 @@ impl Shared {
         Self { servers, state: Mutex::new(State { at, channel: None, made: 0 }) }
     }
 
-    /// The connection, made anew if the last one known is `broken`.
-    async fn channel(&self, broken: Option<u64>) -> Result<Channel, Failure> {
+    /// The connection; if the last one known was `given_up`, a new one to the next server that can be
+    /// reached.
+    async fn channel(&self, given_up: Option<u64>) -> Result<Channel, Failure> {
         let mut state = self.state.lock().await;
-        if let Some(channel) = &state.channel
-            && broken.is_none_or(|number| number < channel.number)
-        {
-            return Ok(channel.clone());
+        if let Some(channel) = &state.channel {
+            if given_up.is_none_or(|number| number < channel.number) {
+                return Ok(channel.clone());
+            }
+            state.at += 1;
         }
         state.channel = None;
-        let server = &self.servers[state.at % self.servers.len()];
-        let number = state.made + 1;
-        match open(server, number).await {
-            Ok(channel) => {
-                state.made = number;
-                state.channel = Some(channel.clone());
-                Ok(channel)
-            }
-            Err(error) => {
-                state.at += 1;
-                let detail = format!("cannot connect to {server}: {error}");
-                Err(Failure { cause: Cause::Connect, outcome: Outcome::None, detail })
+        let mut detail = String::new();
+        for _ in 0..self.servers.len() {
+            let at = state.at;
+            let server = &self.servers[at % self.servers.len()];
+            let number = state.made + 1;
+            // Given up while it waits, it is not tried again.
+            state.at = at + 1;
+            match open(server, number).await {
+                Ok(channel) => {
+                    (state.at, state.made, state.channel) = (at, number, Some(channel.clone()));
+                    return Ok(channel);
+                }
+                Err(error) => detail = format!("cannot connect to {server}: {error}"),
             }
         }
+        Err(Failure { cause: Cause::Connect, outcome: Outcome::None, detail })
     }
 }
 
@@ -108,7 +120,7 @@ async fn open(server: &Server, number: u64) -> Result<Channel, Box<dyn std::erro
 pub(super) struct Etcd {
     shared: Arc<Shared>,
     channel: Option<Channel>,
-    broken: Option<u64>,
+    given_up: Option<u64>,
     message: BytesMut,
     answer: Vec<u8>,
     name: Vec<u8>,
@@ -121,7 +133,7 @@ impl Etcd {
         Self {
             shared,
             channel: None,
-            broken: None,
+            given_up: None,
             message: BytesMut::new(),
             answer: Vec::new(),
             name: Vec::new(),
@@ -132,7 +144,7 @@ impl Etcd {
     /// Connects, if that is to be done.
     pub(super) async fn connect(&mut self) -> Result<(), Failure> {
         if self.channel.is_none() {
-            self.channel = Some(self.shared.channel(self.broken).await?);
+            self.channel = Some(self.shared.channel(self.given_up).await?);
         }
         Ok(())
     }
@@ -187,25 +199,61 @@ impl Etcd {
     /// Sends the message and reads the answer; `unanswered` is what it is known to have done if
     /// none comes.
     async fn call(&mut self, method: fn(&Channel) -> &Uri, unanswered: Outcome) -> Result<(), Failure> {
-        self.connect().await?;
-        let Some(channel) = &self.channel else { return Ok(()) };
         let body = finish(&mut self.message);
-        self.traffic.sent_bytes += body.len() as u64;
-        let sender = channel.sender.clone();
-        let called = call(sender, method(channel).clone(), body, &mut self.answer).await;
-        self.traffic.received_bytes += self.answer.len() as u64;
-        let (status, message) = called.map_err(|error| {
-            // A stream may fail alone; then the connection is as good as ever.
-            if !error.is_reset() {
-                self.broken = self.channel.take().map(|channel| channel.number);
+        let mut tries = self.shared.servers.len();
+        let (status, message) = loop {
+            self.connect().await?;
+            // In use again only after a whole exchange: whoever gives up on one, asks another server.
+            let Some(channel) = self.channel.take() else { return Ok(()) };
+            self.given_up = Some(channel.number);
+            self.traffic.sent_bytes += body.len() as u64;
+            let uri = method(&channel).clone();
+            match call(channel.sender.clone(), uri, body.clone(), &mut self.answer).await {
+                Ok(answer) => {
+                    if !UNSERVED.contains(&answer.0) {
+                        self.channel = Some(channel);
+                    }
+                    break answer;
+                }
+                Err(CallError::NotBegun(_)) if tries > 0 => tries -= 1,
+                Err(CallError::NotBegun(error)) => {
+                    let detail = error.to_string();
+                    return Err(Failure { cause: Cause::Broken, outcome: Outcome::None, detail });
+                }
+                Err(CallError::Broken(error)) => {
+                    let detail = error.to_string();
+                    return Err(Failure { cause: Cause::Broken, outcome: unanswered, detail });
+                }
             }
-            Failure { cause: Cause::Broken, outcome: unanswered, detail: error.to_string() }
-        })?;
+        };
+        self.traffic.received_bytes += self.answer.len() as u64;
         if status == 0 {
             return Ok(());
         }
         let outcome = if is_refusal(status) { Outcome::None } else { unanswered };
         Err(Failure { cause: Cause::Grpc(status), outcome, detail: message })
+    }
+}
+
+/// Why a call has no status.
+enum CallError {
+    /// The server has taken none of it: another one can be asked.
+    NotBegun(h2::Error),
+    /// The connection broke.
+    Broken(h2::Error),
+}
+
+impl From<h2::Error> for CallError {
+    fn from(error: h2::Error) -> Self {
+        // RFC 9113, section 8.7: not processed are a stream that was refused, and one beyond the last
+        // that a connection which is being closed still serves.
+        let is_left_out = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+        let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        if error.is_remote() && (is_left_out || is_refused) {
+            CallError::NotBegun(error)
+        } else {
+            CallError::Broken(error)
+        }
     }
 }
 
@@ -215,7 +263,7 @@ async fn call(
     uri: Uri,
     body: Bytes,
     answer: &mut Vec<u8>,
-) -> Result<(u16, String), h2::Error> {
+) -> Result<(u16, String), CallError> {
     answer.clear();
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
@@ -224,7 +272,8 @@ async fn call(
     let headers = request.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/grpc"));
     headers.insert(header::TE, header::HeaderValue::from_static("trailers"));
-    let (response, mut stream) = sender.ready().await?.send_request(request, false)?;
+    let mut sender = sender.ready().await.map_err(CallError::NotBegun)?;
+    let (response, mut stream) = sender.send_request(request, false).map_err(CallError::NotBegun)?;
     stream.send_data(body, true)?;
     let (head, mut body) = response.await?.into_parts();
     // An answer without a message has its status right here.
@@ -355,7 +404,7 @@ mod tests {
         let server: Server = listener.local_addr().unwrap().to_string().parse().unwrap();
         let served = tokio::spawn(async move {
             let mut paths = Vec::new();
-            for answers in [3, 1] {
+            for (turn, answers) in [3, 2].into_iter().enumerate() {
                 let (stream, _) = listener.accept().await.unwrap();
                 let mut connection = h2::server::handshake(stream).await.unwrap();
                 for answer in 0..answers {
@@ -363,11 +412,11 @@ mod tests {
                     paths.push(request.uri().path().to_owned());
                     let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
                     let mut trailers = HeaderMap::new();
-                    if answer == 2 {
+                    if answer == 2 && turn == 0 {
                         trailers.insert("grpc-status", "14".parse().unwrap());
                         trailers.insert("grpc-message", "no leader".parse().unwrap());
                     } else {
-                        let found: &[u8] = if answer == 0 { &[] } else { &[0x12, 0] };
+                        let found: &[u8] = if answer == turn { &[] } else { &[0x12, 0] };
                         let mut message = BytesMut::new();
                         begin(&mut message);
                         message.put_slice(found);
@@ -377,7 +426,10 @@ mod tests {
                     stream.send_trailers(trailers).unwrap();
                 }
                 connection.graceful_shutdown();
-                while connection.accept().await.is_some() {}
+                // What still comes is not begun.
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                }
             }
             paths
         });
@@ -388,17 +440,11 @@ mod tests {
         let failure = one.put(1, b"v").await.unwrap_err();
         assert_eq!((failure.cause, failure.outcome), (Cause::Grpc(14), Outcome::Unknown));
         assert_eq!(failure.detail, "no leader");
-        // The connection is going; a lane may learn so by a failure, and then gets a new one.
-        let again = match other.put(2, b"v").await {
-            Err(failure) => {
-                assert_eq!((failure.cause, failure.outcome), (Cause::Broken, Outcome::Unknown));
-                other.put(2, b"v").await
-            }
-            done => done,
-        };
-        assert_eq!(again, Ok(Done::default()));
+        // Both go elsewhere: the one as it was told to, the other as the connection takes no more.
+        assert_eq!(other.put(2, b"v").await, Ok(Done::default()));
+        assert_eq!(one.get(3).await, Ok(Done { absent: true, cells: 0 }));
         drop((one, other));
         let (range, put) = ("/etcdserverpb.KV/Range", "/etcdserverpb.KV/Put");
-        assert_eq!(served.await.unwrap(), [range, range, put, put]);
+        assert_eq!(served.await.unwrap(), [range, range, put, put, range]);
     }
 }

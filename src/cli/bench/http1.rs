@@ -3,9 +3,17 @@
 //! built in one buffer and written at once, and bodies that nobody looks at are read over.
 //!
 //! It takes only what Quoring sends: answers that tell their length.
+//!
+//! A server that closes a connection sends its client elsewhere, and that is no failure: with an answer
+//! that says `Connection: close`, or between two requests, which is looked for before each. So is one
+//! that cannot be reached, as long as another can. Nothing is sent twice that may have been sent once.
 
 use std::{fmt::Write as _, io, ops::Range};
 
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, recv},
+};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tokio::{
@@ -28,7 +36,7 @@ const MAX_HEADERS: usize = 64;
 /// Sends requests to one node after another's failure; see the module's text.
 pub(super) struct Http {
     servers: Vec<Server>,
-    /// Which of them is in use; the next one once it cannot be reached.
+    /// Which of them is in use; the next one once its connection is lost.
     at: usize,
     connection: Option<TcpStream>,
     request: Vec<u8>,
@@ -130,14 +138,24 @@ impl Http {
         Ok(())
     }
 
+    /// Connects to the next server that can be reached.
     async fn open(&mut self) -> Result<TcpStream, Failure> {
-        let server = &self.servers[self.at % self.servers.len()];
-        let opened = TcpStream::connect(server.host_port()).await;
-        opened.and_then(|stream| stream.set_nodelay(true).map(|()| stream)).map_err(|error| {
-            let detail = format!("cannot connect to {server}: {error}");
-            self.at += 1;
-            Failure { cause: Cause::Connect, outcome: Outcome::None, detail }
-        })
+        let mut detail = String::new();
+        for _ in 0..self.servers.len() {
+            let at = self.at;
+            let server = &self.servers[at % self.servers.len()];
+            // Given up while it waits, it is not tried again.
+            self.at = at + 1;
+            let opened = TcpStream::connect(server.host_port()).await;
+            match opened.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
+                Ok(stream) => {
+                    self.at = at;
+                    return Ok(stream);
+                }
+                Err(error) => detail = format!("cannot connect to {server}: {error}"),
+            }
+        }
+        Err(Failure { cause: Cause::Connect, outcome: Outcome::None, detail })
     }
 
     /// Reads a value.
@@ -249,12 +267,18 @@ impl Http {
     /// exchange: one that was given up in between holds the rest of an answer.
     async fn exchange(&mut self, effect: Effect, keep: bool) -> Result<(u16, Range<usize>), Failure> {
         let mut stream = match self.connection.take() {
-            Some(stream) => stream,
-            None => self.open().await?,
+            Some(stream) if !is_over(&stream) => stream,
+            ended => {
+                self.at += usize::from(ended.is_some());
+                self.open().await?
+            }
         };
+        let at = self.at;
+        self.at = at + 1;
         match self.exchange_over(&mut stream, keep).await {
             Ok((head, body)) => {
                 if head.keep_alive {
+                    self.at = at;
                     self.connection = Some(stream);
                 }
                 Ok((head.status, body))
@@ -314,6 +338,13 @@ impl Http {
 
 fn broken(error: &dyn std::error::Error, effect: Effect) -> Failure {
     Failure { cause: Cause::Broken, outcome: effect.unanswered(), detail: error.to_string() }
+}
+
+/// Whether the server has ended a connection on which nothing is asked. The system itself is asked: the
+/// runtime may not have heard of it yet.
+fn is_over(stream: &TcpStream) -> bool {
+    let peeked = recv(stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    !matches!(peeked, Err(Errno::AGAIN))
 }
 
 async fn read_some(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {

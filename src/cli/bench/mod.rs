@@ -7,6 +7,8 @@ mod cpu;
 mod drive;
 mod etcd;
 mod http1;
+#[cfg(test)]
+mod http1_test;
 mod lane;
 mod link;
 mod pace;

@@ -40,6 +40,8 @@ impl NodeInfo for Node {
         Identity { role: Role::Worker, id: "abcde".into(), addr: "127.0.0.1:1".into(), version: "0.0.0" }
     }
 
+    fn measure(&self) {}
+
     fn upgrade(&self, stream: PeerStream) {
         self.upgrades.send(stream).unwrap();
     }

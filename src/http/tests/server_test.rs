@@ -1,6 +1,6 @@
 //! Connections: bounds of heads and bodies, garbage, keep-alive, upgrades, the end.
 
-use std::time::Duration;
+use std::{io::Write as _, time::Duration};
 
 use super::*;
 use crate::http::limits::{MAX_REQUESTS_IN_FLIGHT, MAX_STREAMS};
@@ -302,6 +302,53 @@ async fn the_server_stops_when_its_requests_are_done() {
     assert_eq!(answer.header("connection"), Some("close"));
     stopping.await.unwrap();
     assert_eq!(model.proposals(), 1);
+    assert!(TcpStream::connect(addr).await.is_err());
+}
+
+#[tokio::test]
+async fn a_server_that_leaves_answers_what_still_comes() {
+    let server = Server::start().await;
+    let mut kept = Client::connect(&server).await;
+    kept.write(b"GET /healthz HTTP/1.1\r\n\r\n").await;
+    assert_eq!(kept.answer().await.ok().header("connection"), None);
+    let mut silent = Client::connect(&server).await;
+    let mut idle = Client::connect(&server).await;
+    let mut half = Client::connect(&server).await;
+    half.write(b"PUT /kv/k HTTP/1.1\r\n").await;
+    server.front.leaving.send_replace(true);
+    // The node still hands its leaderships over: whoever comes now is taken.
+    let mut late = Client::connect(&server).await;
+    for client in [&mut kept, &mut silent, &mut late] {
+        // Sent ahead, and not answered: the end of the connection says so.
+        client.write(b"GET /healthz HTTP/1.1\r\n\r\nGET /healthz HTTP/1.1\r\n\r\n").await;
+        assert_eq!(client.answer().await.ok().header("connection"), Some("close"));
+        assert!(client.is_closed().await && client.1.is_empty());
+    }
+    // The one is closed in the end, the other is not idle.
+    assert!(idle.is_closed().await);
+    half.write(b"content-length: 1\r\n\r\nx").await;
+    assert_eq!(half.answer().await.ok().header("connection"), Some("close"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn connections_that_the_system_has_accepted_are_served_before_the_end() {
+    let server = Server::start().await;
+    // The server's task does not run before all of this is done.
+    let mut waiting: Vec<_> = (0..30)
+        .map(|_| {
+            let mut socket = std::net::TcpStream::connect(server.addr).unwrap();
+            socket.write_all(b"PUT /kv/k HTTP/1.1\r\ncontent-length: 1\r\n\r\nx").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            Client(TcpStream::from_std(socket).unwrap(), Vec::new())
+        })
+        .collect();
+    let addr = server.addr;
+    let stopping = tokio::spawn(server.stop());
+    for client in &mut waiting {
+        assert_eq!(client.answer().await.ok().header("connection"), Some("close"));
+    }
+    stopping.await.unwrap();
     assert!(TcpStream::connect(addr).await.is_err());
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Cluster, Load, Spec, eventually};
+use crate::harness::{Cluster, Kept, Load, Raw, Spec, eventually};
 
 /// For a stop. The contract says two seconds; this is a deadline on a busy machine, no measure.
 const STOP: Duration = Duration::from_secs(30);
@@ -21,6 +21,32 @@ async fn each_node_in_turn_under_load() {
         load.until_more(50).await;
     }
     load.prove(&cluster).await;
+}
+
+#[tokio::test]
+async fn no_request_over_a_kept_connection_fails() {
+    let cluster = Cluster::start("stop-kept", Spec::default()).await;
+    cluster.until_whole().await;
+    // Some of them always have a request on its way; some rest for less than a node that stops waits for
+    // their next one, and some for longer.
+    let paces = [0, 300, 0, 300, 0, 2_000].map(Duration::from_millis).repeat(3);
+    let clients = Kept::start(&cluster.ports(), &paces);
+    for node in &cluster.nodes {
+        clients.until_more(200).await;
+        let mut idle = Raw::connect(node.port).await;
+        let (status, _) = idle.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.answer().await.unwrap();
+        assert_eq!(status, 200);
+        let before = clients.sent_away();
+        let status = node.stop(STOP).await;
+        assert!(status.success(), "{status}:\n{}", node.log_tail());
+        assert!(idle.is_closed().await, "an idle connection was reset");
+        // All that were here are elsewhere by now.
+        assert!(clients.sent_away() > before, "nobody was told to go elsewhere");
+        clients.until_more(200).await;
+        node.start();
+        cluster.until_whole().await;
+    }
+    clients.end().await;
 }
 
 #[tokio::test]

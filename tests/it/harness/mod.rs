@@ -5,6 +5,7 @@
 mod cluster;
 mod command;
 mod http;
+mod kept;
 mod load;
 mod node;
 mod ports;
@@ -18,6 +19,7 @@ pub(crate) use self::{
     cluster::{Cluster, private},
     command::{Output, quoring, quoring_with_stdin, spawn_quoring},
     http::{Answer, Call, Failure, Http, names},
+    kept::Kept,
     load::Load,
     node::{Node, Role},
     ports::free_port,

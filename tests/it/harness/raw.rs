@@ -1,7 +1,11 @@
 //! Bytes on a connection, for what no HTTP client would send.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, recv},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -20,7 +24,24 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) async fn connect(port: u16) -> Self {
-        Self { socket: TcpStream::connect(("127.0.0.1", port)).await.unwrap(), received: Vec::new() }
+        Self::try_connect(port).await.unwrap()
+    }
+
+    pub(crate) async fn try_connect(port: u16) -> io::Result<Self> {
+        Ok(Self { socket: TcpStream::connect(("127.0.0.1", port)).await?, received: Vec::new() })
+    }
+
+    /// Whether the other side has ended a connection over which nothing is awaited. The system is asked:
+    /// the runtime may not have heard of it yet.
+    pub(crate) fn is_over(&self) -> bool {
+        let peeked = recv(&self.socket, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        !matches!(peeked, Err(Errno::AGAIN))
+    }
+
+    /// Waits for the end of the connection; whether it was closed and not reset, with nothing left.
+    pub(crate) async fn is_closed(&mut self) -> bool {
+        let read = timeout(PATIENCE, self.socket.read(&mut [0; 1])).await;
+        matches!(read.expect("the connection stays open"), Ok(0))
     }
 
     /// Sends bytes; whether the other side still takes them is seen by its answer.
