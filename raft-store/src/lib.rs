@@ -76,3 +76,4 @@ pub use stats::Stats;
 pub use storage::GroupLog;
 pub use store::Store;
 pub use txn::Txn;
+pub use writer::Pending;

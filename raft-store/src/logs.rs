@@ -98,6 +98,7 @@ impl Logs {
         let group = self.open(id);
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         group.bury(writer, Done::Thread(sender))?;
+        writer.help();
         receiver.recv().unwrap_or(Err(StoreError::Closed))?;
         let successor = Arc::new(group.successor());
         self.groups.write().insert(id, successor.clone());

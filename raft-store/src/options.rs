@@ -34,6 +34,9 @@ pub struct Options {
     pub queue_bytes: usize,
     /// Threads for flushes and compactions. Default: 2.
     pub background_jobs: usize,
+    /// Whether the program writes the log itself, by [`Store::step`](crate::Store::step), and no thread
+    /// does: for simulations, in which a disk has a time of its own. Default: no.
+    pub stepped: bool,
 }
 
 impl Default for Options {
@@ -46,6 +49,7 @@ impl Default for Options {
             log_tail_bytes: 64 * MIB,
             queue_bytes: 64 * MIB,
             background_jobs: 2,
+            stepped: false,
         }
     }
 }

@@ -105,6 +105,10 @@ impl Counters {
         }
     }
 
+    pub(crate) fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn fill(&self, stats: &mut Stats) {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         stats.appends_total = read(&self.appends);

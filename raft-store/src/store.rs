@@ -26,7 +26,7 @@ use crate::snapshot::Sink;
 use crate::stats::Stats;
 use crate::storage::GroupLog;
 use crate::types::{SnapshotMeta, Vote};
-use crate::writer::{Change, Done, Op, Writer};
+use crate::writer::{Change, Done, Op, Pending, Writer};
 
 /// Durable storage for many Raft groups in one process. Clones are the same store.
 ///
@@ -74,7 +74,8 @@ impl Store {
             let done = engines.log.put(LogKey::Tombstone(id).encode(), TOMBSTONE_DONE);
             done.map_err(StoreError::engine("write the log"))?;
         }
-        let writer = Writer::start(engines.log.clone(), options.queue_bytes, health.clone())?;
+        let writer =
+            Writer::start(engines.log.clone(), options.queue_bytes, health.clone(), options.stepped)?;
         let logs = Logs::new(groups, options.log_tail_bytes);
         let log_db = engines.log.clone();
         let inner = Inner { log_db, data, writer, logs, health, lifecycle: Mutex::new(()), engines };
@@ -97,6 +98,7 @@ impl Store {
         let (sender, receiver) = sync_channel(1);
         let change = Change::Meta { name: record_name(name), value: value.to_vec() };
         self.inner.writer.push([Op { group: None, change, done: Done::Thread(sender) }])?;
+        self.inner.writer.help();
         receiver.recv().unwrap_or(Err(StoreError::Closed))
     }
 
@@ -178,6 +180,19 @@ impl Store {
         self.inner.writer.sync_pending_since()
     }
 
+    /// Of a store that is [stepped](Options::stepped): what [`Store::step`] would write, and how often
+    /// the log was synced so far.
+    pub fn pending(&self) -> Pending {
+        self.inner.writer.pending()
+    }
+
+    /// Of a store that is [stepped](Options::stepped): writes to the log what waits, at most so many
+    /// operations, syncs if any of them asks for it, and calls back. True if it synced. Where the store
+    /// is dropped before that, what waits is lost, as in a crash; [`Store::shutdown`] writes it.
+    pub fn step(&self, most: usize) -> bool {
+        self.inner.writer.step(most)
+    }
+
     /// Reads the counters.
     pub fn stats(&self) -> Stats {
         let inner = &self.inner;
@@ -209,6 +224,7 @@ impl Store {
     /// Writes what waits, flushes all state, and refuses every later write. Calling it again does
     /// nothing. Blocks.
     pub fn shutdown(&self) -> Result<(), StoreError> {
+        self.inner.writer.help();
         self.inner.writer.close();
         match self.inner.data.flush() {
             // A second call.

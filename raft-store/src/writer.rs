@@ -36,6 +36,10 @@ use crate::log::{Committed, LogGroup};
 use crate::stats::Counters;
 use crate::types::{LogId, TypeConfig, Vote};
 
+mod stepped;
+
+pub use stepped::Pending;
+
 /// How long purges and committed pointers wait for a batch that syncs, in ms.
 const LAZY_MS: u64 = 100;
 /// Bytes of entries in one batch at most, but for one operation that is larger by itself.
@@ -164,6 +168,8 @@ pub(crate) struct Writer {
     /// Microseconds from `epoch` to the start of the running sync, plus 1; 0 if none runs.
     sync_began: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Where there is no thread: held by whoever writes instead.
+    by_hand: Option<Mutex<()>>,
 }
 
 impl Writer {
@@ -171,6 +177,7 @@ impl Writer {
         db: Arc<DB>,
         queue_bytes: usize,
         health: Arc<Health>,
+        stepped: bool,
     ) -> Result<Arc<Writer>, StoreError> {
         let room_bytes = queue_bytes.clamp(QUEUE_MIN_BYTES, QUEUE_MAX_BYTES);
         let writer = Arc::new(Writer {
@@ -184,7 +191,11 @@ impl Writer {
             epoch: Instant::now(),
             sync_began: AtomicU64::new(0),
             thread: Mutex::new(None),
+            by_hand: stepped.then(Mutex::default),
         });
+        if stepped {
+            return Ok(writer);
+        }
         let running = writer.clone();
         let thread =
             std::thread::Builder::new().name("log-writer".into()).spawn(move || running.run()).map_err(

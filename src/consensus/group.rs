@@ -364,6 +364,12 @@ impl Group {
             return Ok(Change::Done);
         }
         let member = |id: &&NodeId| status.voters.contains(id) || status.learners.contains(id);
+        if !member(&&self.me) {
+            // A leader that has led itself out goes on for a moment, until another one takes over.
+            // openraft does not expect it to change members any more (an assertion of its debug
+            // builds): whoever is wanted now is for the next leader to add.
+            return Err(Error::NotLeader { leader: None });
+        }
         if let Some(id) = target.iter().find(|id| !member(id)) {
             let added = self.raft.add_learner(id.0, wanted[id].clone(), false).await;
             return changed(added);

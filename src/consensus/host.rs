@@ -2,7 +2,7 @@
 //! from leaders that died, and keeping their logs short.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -43,14 +43,22 @@ const SIGN_TIMEOUT_MS: u64 = 200;
 /// nothing for so long, idle though it may be; who may stand against whom is for [`super::liveness`].
 const LEASE_MS: u64 = 365 * 24 * 3600 * 1000;
 
-/// A group's log is shortened when it holds more entries than this …
-const COMPACT_ENTRIES: u64 = 8192;
+/// How long logs may be; see [`Host::compact`].
+#[derive(Debug, Clone, Copy)]
+pub struct LogLimits {
+    /// A group's log is shortened when it holds more entries than this …
+    pub entries: u64,
+    /// … or more bytes than this.
+    pub bytes: u64,
+    /// Entries kept behind a snapshot, so that a replica that was away for a moment needs no snapshot.
+    pub keep: u64,
+}
 
-/// … or more bytes than this.
-const COMPACT_BYTES: u64 = 32 << 20;
-
-/// Entries kept behind a snapshot, so that a replica that was away for a moment needs no snapshot.
-const KEEP_ENTRIES: u64 = 2048;
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self { entries: 8192, bytes: 32 << 20, keep: 2048 }
+    }
+}
 
 /// The time openraft gives a snapshot to be sent and installed.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -79,7 +87,7 @@ pub struct Host {
     store: Store,
     pulse: Pulse,
     connected: OnceLock<(Arc<Links>, Arc<Reads>)>,
-    groups: RwLock<HashMap<GroupId, Arc<Group>>>,
+    groups: RwLock<BTreeMap<GroupId, Arc<Group>>>,
     /// Held while a group starts, and while one is wiped: what is being removed must not start again.
     lifecycle: tokio::sync::Mutex<()>,
     arrivals: Arrivals,
@@ -269,19 +277,19 @@ impl Host {
 
     /// Shortens logs that have grown long. Two calls do it: the first makes the applied state
     /// durable and notes a snapshot there, the next one drops the entries behind it.
-    pub async fn compact(&self) -> Result<(), Error> {
+    pub async fn compact(&self, limits: &LogLimits) -> Result<(), Error> {
         let mut long = Vec::new();
         for group in self.all() {
             let snapshot = group.metrics(|metrics| metrics.snapshot.map_or(0, |id| id.index));
             let size = self.store.log_size(group.id.0);
-            let upto = snapshot.saturating_sub(KEEP_ENTRIES);
+            let upto = snapshot.saturating_sub(limits.keep);
             if upto > group.metrics(|metrics| metrics.purged.map_or(0, |id| id.index)) {
                 // Fails only when the group has stopped.
                 let _ = group.raft.trigger().purge_log(upto).await;
             }
             let behind = group.status().applied.saturating_sub(snapshot);
-            let entries = behind >= COMPACT_ENTRIES;
-            if entries || (size.bytes >= COMPACT_BYTES && behind > KEEP_ENTRIES.min(size.entries / 2)) {
+            let entries = behind >= limits.entries;
+            if entries || (size.bytes >= limits.bytes && behind > limits.keep.min(size.entries / 2)) {
                 long.push(group);
             }
         }
@@ -308,7 +316,7 @@ impl Host {
 
     /// Stops every group.
     pub async fn shutdown(&self) {
-        let groups: Vec<_> = self.groups.write().drain().map(|(_, group)| group).collect();
+        let groups: Vec<_> = std::mem::take(&mut *self.groups.write()).into_values().collect();
         join_all(groups.iter().map(|group| group.stop())).await;
     }
 }

@@ -165,15 +165,15 @@ pub(super) struct Noted {
 pub(super) struct Liveness {
     me: NodeId,
     looked: Option<Instant>,
-    groups: HashMap<GroupId, Watch>,
-    heard: HashMap<NodeId, Heard>,
-    told: HashMap<NodeId, Told>,
+    groups: BTreeMap<GroupId, Watch>,
+    heard: BTreeMap<NodeId, Heard>,
+    told: BTreeMap<NodeId, Told>,
 }
 
 /// Notes for the answer to whoever claims a group in which this replica follows nobody, or somebody
 /// else, or has not heard of the leader since it runs. The leader then speaks to it by Raft's own means:
 /// this replica learns of it, or it of a newer term.
-fn check_claims(heard: &mut HashMap<NodeId, Heard>, view: &View) {
+fn check_claims(heard: &mut BTreeMap<NodeId, Heard>, view: &View) {
     for (node, heard) in heard {
         let Some(term) = heard.claims.get(&view.group) else { continue };
         let promised = Promise { term: *term, node: *node, elected: true };

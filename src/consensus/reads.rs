@@ -20,7 +20,7 @@
 //! shown, and a majority of the joint or of the old voters meets every majority of the step after.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -133,14 +133,14 @@ pub(super) struct Reads {
 #[derive(Default)]
 struct State {
     /// Proofs that nobody has been asked about yet: a read that comes may join.
-    forming: HashMap<GroupId, Arc<Proof>>,
-    voters: HashMap<NodeId, Asked>,
+    forming: BTreeMap<GroupId, Arc<Proof>>,
+    voters: BTreeMap<NodeId, Asked>,
 }
 
 /// What one voter is still to be asked.
 #[derive(Default)]
 struct Asked {
-    proofs: HashMap<GroupId, Vec<Arc<Proof>>>,
+    proofs: BTreeMap<GroupId, Vec<Arc<Proof>>>,
     /// A task asks.
     busy: bool,
 }

@@ -28,11 +28,12 @@ use crate::{
     error::Error,
     http,
     ids::{ClusterId, Epoch, NodeId, StoreId},
-    peer::{Identity, Links},
+    peer::{Identity, Links, Network},
     ring::map::{Coordinator, Map},
     router::Router,
 };
 
+pub mod bare;
 mod coordinate;
 mod coordinator;
 mod dispatch;
@@ -215,15 +216,14 @@ pub async fn run(config: config::Node, shutdown: impl Future<Output = ()>) -> an
         Role::Coordinator { .. } => format!("coordinator-{}", config.port),
         Role::Worker { .. } => identity::worker_id(config.dir.as_deref())?.to_string(),
     };
-    let node = build(&config, store, name)?;
+    let node = build(&config, store, name, None)?;
     let (stop_http, http_stopped) = watch::channel(false);
     let context = http::Context::new(node.router.clone(), Arc::new(info::Info(node.clone())), prometheus);
     let server = tokio::spawn(http::serve(listener, context.clone(), asked(http_stopped)));
     tracing::info!(role = ?node.role, name = node.name, %address, "listening");
 
     let failure = tokio::select! {
-        result = play(&node, &config) => Some(result.err().unwrap_or_else(|| anyhow::anyhow!("the node's role ended"))),
-        why = upkeep::failed(&node) => Some(anyhow::anyhow!(why)),
+        error = until_failed(&node, &config) => Some(error),
         () = shutdown => None,
     };
     stop(&node, context, stop_http, server).await;
@@ -253,12 +253,17 @@ async fn open_store(config: &config::Node) -> anyhow::Result<Store> {
     Ok(tokio::task::spawn_blocking(move || Store::open(options)).await??)
 }
 
-fn build(config: &config::Node, store: Store, name: String) -> anyhow::Result<Arc<Node>> {
+fn build(
+    config: &config::Node,
+    store: Store,
+    name: String,
+    network: Option<Arc<dyn Network>>,
+) -> anyhow::Result<Arc<Node>> {
     let coordinates = matches!(config.role, Role::Coordinator { .. });
     let me = Identity { cluster: None, node: None, store: identity::store_id(&store) };
     let host = Host::new(store);
     let dispatcher = Arc::new(Dispatcher::default());
-    let (links, gone) = Links::new(me, dispatcher.clone());
+    let (links, gone) = Links::over(network, me, dispatcher.clone());
     host.connect(links.clone());
     let router = Router::new(host.clone(), links.clone(), dispatcher.clone());
     let node = Arc::new(Node {
@@ -291,6 +296,14 @@ fn build(config: &config::Node, store: Store, name: String) -> anyhow::Result<Ar
     tokio::spawn(upkeep::run(node.clone()));
     tokio::spawn(upkeep::watch_disk(node.clone()));
     Ok(node)
+}
+
+/// Plays the node's role; returns why the node cannot go on.
+async fn until_failed(node: &Arc<Node>, config: &config::Node) -> anyhow::Error {
+    tokio::select! {
+        result = play(node, config) => result.err().unwrap_or_else(|| anyhow::anyhow!("the node's role ended")),
+        why = upkeep::failed(node) => anyhow::anyhow!(why),
+    }
 }
 
 /// Plays the node's role; returns only when that fails.

@@ -13,7 +13,7 @@ use super::Node;
 use crate::{
     clock,
     command::Command,
-    consensus::{group::Group, machine::ShardView},
+    consensus::{group::Group, host::LogLimits, machine::ShardView},
     error::Error,
     router::calls::encode_command,
     shard::machine::wants_upkeep,
@@ -38,7 +38,7 @@ const RECLAIM_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) async fn run(node: Arc<Node>) {
     while !node.is_stopping() {
         sleep(INTERVAL).await;
-        if let Err(error) = node.host.compact().await {
+        if let Err(error) = node.host.compact(&LogLimits::default()).await {
             tracing::error!(%error, "shorten logs");
         }
         let groups: Vec<_> = node.host.all().into_iter().filter(|group| group.is_leader()).collect();

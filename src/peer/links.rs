@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use super::{
-    CallError, Conn, Handler, PATH, PROTOCOL,
+    CallError, Conn, Handler, Network, PATH, PROTOCOL, Socket,
     conn::Call,
     hello::{self, Hello, HelloError, Identity, Lane, Welcome},
 };
@@ -68,6 +68,8 @@ pub struct Links {
     gone_reports: mpsc::Sender<NodeId>,
     closed: AtomicBool,
     handler: Arc<dyn Handler>,
+    /// In the place of TCP.
+    network: Option<Arc<dyn Network>>,
 }
 
 /// One place in the table of connections. The async lock makes callers of a node that is not
@@ -103,6 +105,15 @@ impl Links {
     /// No connections yet. The receiver is told of nodes whose process has ended (see
     /// [`Links::is_gone`]).
     pub fn new(me: Identity, handler: Arc<dyn Handler>) -> (Arc<Self>, mpsc::Receiver<NodeId>) {
+        Self::over(None, me, handler)
+    }
+
+    /// The same over another network than TCP.
+    pub fn over(
+        network: Option<Arc<dyn Network>>,
+        me: Identity,
+        handler: Arc<dyn Handler>,
+    ) -> (Arc<Self>, mpsc::Receiver<NodeId>) {
         let (gone_reports, reports) = mpsc::channel(MAX_GONE_REPORTS);
         let links = Self {
             me: ArcSwap::from_pointee(me),
@@ -113,6 +124,7 @@ impl Links {
             gone_reports,
             closed: AtomicBool::new(false),
             handler,
+            network,
         };
         (Arc::new(links), reports)
     }
@@ -242,7 +254,7 @@ impl Links {
     }
 
     /// Takes over a connection that another node has made to this one and that has left HTTP.
-    pub async fn accept(self: &Arc<Self>, socket: TcpStream) {
+    pub async fn accept(self: &Arc<Self>, socket: impl Socket) {
         match timeout(CONNECT_TIMEOUT, self.greet(socket)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "greet peer"),
@@ -277,17 +289,17 @@ impl Links {
         self.slots.lock().entry((to.clone(), lane)).or_default().clone()
     }
 
-    async fn greet(self: &Arc<Self>, mut tcp: TcpStream) -> Result<(), HelloError> {
-        let hello: Hello = hello::receive(&mut tcp).await?;
+    async fn greet(self: &Arc<Self>, mut socket: impl Socket) -> Result<(), HelloError> {
+        let hello: Hello = hello::receive(&mut socket).await?;
         let me = self.identity();
         let known =
             hello.from.node.and_then(|node| self.directory.load().get(&node).map(|(_, store)| *store));
         if let Some(reason) = hello.refusal(&me, known) {
             tracing::warn!(from = ?hello.from.node, %reason, "refuse peer");
-            return hello::send(&mut tcp, &Welcome::Err(reason)).await;
+            return hello::send(&mut socket, &Welcome::Err(reason)).await;
         }
-        hello::send(&mut tcp, &Welcome::Ok((*me).clone())).await?;
-        let (read, write) = tcp.into_split();
+        hello::send(&mut socket, &Welcome::Ok((*me).clone())).await?;
+        let (read, write) = socket.into_halves();
         let conn = Conn::start(hello.from.clone(), read, write, self.handler.clone());
         let mut accepted = self.accepted.lock();
         accepted.retain(|conn| conn.upgrade().is_some_and(|conn| !conn.is_closed()));
@@ -325,11 +337,25 @@ impl Links {
         lane: Lane,
     ) -> Result<Arc<Conn>, ConnectError> {
         let io_error = |source| ConnectError::Io { addr: addr.into(), source };
+        if let Some(network) = &self.network {
+            let socket = network.connect(addr).await.map_err(io_error)?;
+            return self.introduce(socket, addr, meant, lane).await;
+        }
         let tcp = TcpStream::connect(addr).await.map_err(io_error)?;
         tcp.set_nodelay(true).map_err(io_error)?;
         let upgraded =
             upgrade(tcp, addr).await.ok_or_else(|| ConnectError::Protocol { addr: addr.into() })?;
-        let mut tcp = raw(upgraded).map_err(io_error)?;
+        self.introduce(raw(upgraded).map_err(io_error)?, addr, meant, lane).await
+    }
+
+    /// Exchanges the greetings on a connection that this node has made.
+    async fn introduce(
+        self: &Arc<Self>,
+        mut socket: impl Socket,
+        addr: &str,
+        meant: Option<(NodeId, StoreId)>,
+        lane: Lane,
+    ) -> Result<Arc<Conn>, ConnectError> {
         let mut from = (*self.identity()).clone();
         if meant.is_none() && from.cluster.is_none() {
             // A number means something within a cluster only. Whoever is asked may know another store
@@ -337,15 +363,15 @@ impl Links {
             from.node = None;
         }
         let exchange = async {
-            hello::send(&mut tcp, &Hello::new(from, meant, lane)).await?;
-            hello::receive::<Welcome>(&mut tcp).await?.map_err(HelloError::Refused)
+            hello::send(&mut socket, &Hello::new(from, meant, lane)).await?;
+            hello::receive::<Welcome>(&mut socket).await?.map_err(HelloError::Refused)
         };
         let peer = exchange.await.map_err(|error| match error {
             HelloError::Io(source) => ConnectError::Io { addr: addr.into(), source },
             HelloError::Malformed => ConnectError::Protocol { addr: addr.into() },
             HelloError::Refused(reason) => ConnectError::Refused { addr: addr.into(), reason },
         })?;
-        let (read, write) = tcp.into_split();
+        let (read, write) = socket.into_halves();
         Ok(Conn::start(peer, read, write, self.handler.clone()))
     }
 

@@ -16,10 +16,12 @@ pub mod conn;
 pub mod frame;
 pub mod hello;
 pub mod links;
+pub mod network;
 
 pub use conn::{Call, CallError, Conn, Handler, Reply};
 pub use hello::{Identity, Lane};
 pub use links::{Links, Peer};
+pub use network::{Network, Socket};
 
 /// The protocol named in the `Upgrade` header.
 pub const PROTOCOL: &str = "quoring-peer/1";

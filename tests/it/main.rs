@@ -14,6 +14,8 @@ mod examples;
 mod faults;
 mod harness;
 mod history;
+#[path = "../linearizability/mod.rs"]
+mod linearizability;
 mod members;
 mod partitioners;
 mod plan_properties;

@@ -11,11 +11,10 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{
-    checker::{Op, Outcome, Value},
-    recorder::Recorder,
+use crate::{
+    harness::{Answer, Call, Failure, Http},
+    linearizability::{Op, Outcome, Recorder, Value},
 };
-use crate::harness::{Answer, Call, Failure, Http};
 
 /// A client gives up soon, as many do: what it then does not know is part of the history.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -1,7 +1,5 @@
-//! Histories of concurrent clients under faults, judged by a linearizability checker.
+//! Histories of concurrent clients under faults, judged by a linearizability checker
+//! (`tests/linearizability`).
 
-mod checker;
-mod checker_test;
 mod client;
-mod recorder;
 mod under_faults;

@@ -8,8 +8,11 @@ use std::sync::{
 
 use tokio::task::JoinHandle;
 
-use super::{client::Client, recorder::Recorder};
-use crate::harness::{Cluster, HEAL, Spec, eventually};
+use super::client::Client;
+use crate::{
+    harness::{Cluster, HEAL, Spec, eventually},
+    linearizability::Recorder,
+};
 
 /// Few keys, so that clients meet on them.
 const KEYS: usize = 8;
@@ -64,7 +67,7 @@ impl Running {
         for client in self.clients {
             client.await.unwrap();
         }
-        self.recorder.judge();
+        println!("{}", self.recorder.judge().unwrap_or_else(|why| panic!("{why}")));
     }
 }
 

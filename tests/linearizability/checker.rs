@@ -11,11 +11,11 @@
 use std::collections::HashSet;
 
 /// A value; every write has its own.
-pub(super) type Value = u64;
+pub(crate) type Value = u64;
 
 /// What a client asked of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Op {
+pub(crate) enum Op {
     Get,
     Put(Value),
     Delete,
@@ -28,7 +28,7 @@ pub(super) enum Op {
 
 /// What it was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     Got(Option<Value>),
     Written,
     /// Whether there was something to delete.
@@ -41,12 +41,12 @@ pub(super) enum Outcome {
 
 /// An operation, and when it was called and returned, in moments of one order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) op: Op,
-    pub(super) outcome: Outcome,
-    pub(super) called: u64,
+pub(crate) struct Entry {
+    pub(crate) op: Op,
+    pub(crate) outcome: Outcome,
+    pub(crate) called: u64,
     /// Not used where the outcome is unknown.
-    pub(super) returned: u64,
+    pub(crate) returned: u64,
 }
 
 /// Configurations visited before the search gives up, which is a verdict of its own: a test with
@@ -55,7 +55,7 @@ const MAX_CONFIGURATIONS: usize = 2_000_000;
 
 /// The checker's verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Linearizable,
     /// The most operations that could be put in order before it became impossible.
     NotLinearizable {
@@ -109,7 +109,7 @@ struct Point {
 }
 
 /// Judges the history of one key, which begins without a value.
-pub(super) fn check(history: &[Entry]) -> Verdict {
+pub(crate) fn check(history: &[Entry]) -> Verdict {
     let mut entries = history.to_vec();
     entries.sort_by_key(|entry| entry.called);
     let known = entries.iter().filter(|entry| entry.outcome != Outcome::Unknown).count();

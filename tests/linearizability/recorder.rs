@@ -12,7 +12,7 @@ use super::checker::{Entry, Op, Outcome, Verdict, check};
 
 /// A history under way.
 #[derive(Debug, Default)]
-pub(super) struct Recorder {
+pub(crate) struct Recorder {
     moment: AtomicU64,
     told: AtomicU64,
     entries: Mutex<BTreeMap<String, Vec<Entry>>>,
@@ -20,12 +20,12 @@ pub(super) struct Recorder {
 
 impl Recorder {
     /// The next moment: later than all before it, on whatever thread.
-    pub(super) fn moment(&self) -> u64 {
+    pub(crate) fn moment(&self) -> u64 {
         self.moment.fetch_add(1, Ordering::SeqCst)
     }
 
     /// Notes an operation that returned just now.
-    pub(super) fn note(&self, key: &str, op: Op, outcome: Outcome, called: u64) {
+    pub(crate) fn note(&self, key: &str, op: Op, outcome: Outcome, called: u64) {
         let entry = Entry { op, outcome, called, returned: self.moment() };
         self.entries.lock().unwrap().entry(key.to_owned()).or_default().push(entry);
         if outcome != Outcome::Unknown {
@@ -34,12 +34,12 @@ impl Recorder {
     }
 
     /// Operations whose outcome is known, so far.
-    pub(super) fn told(&self) -> u64 {
+    pub(crate) fn told(&self) -> u64 {
         self.told.load(Ordering::SeqCst)
     }
 
-    /// Judges every key.
-    pub(super) fn judge(&self) {
+    /// Judges every key: a summary, or the history of the first key that no register explains.
+    pub(crate) fn judge(&self) -> Result<String, String> {
         let entries = self.entries.lock().unwrap();
         let mut summary = String::new();
         for (key, history) in &*entries {
@@ -50,9 +50,9 @@ impl Recorder {
                 let mut lines = history.clone();
                 lines.sort_by_key(|entry| entry.called);
                 let lines: Vec<_> = lines.iter().map(|entry| format!("{entry:?}")).collect();
-                panic!("{summary}{}", lines.join("\n"));
+                return Err(format!("{summary}{}", lines.join("\n")));
             }
         }
-        println!("{summary}");
+        Ok(summary)
     }
 }
