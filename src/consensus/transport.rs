@@ -232,8 +232,9 @@ impl Session {
     fn take(&mut self, mut request: AppendRequest) {
         self.vote = request.vote;
         self.committed = self.committed.max(request.leader_commit);
-        let is_notice =
-            request.entries.is_empty() && request.prev_log_id.is_some() && request.prev_log_id <= self.matched;
+        let is_notice = request.entries.is_empty()
+            && request.prev_log_id.is_some()
+            && request.prev_log_id <= self.matched;
         if is_notice {
             return self.set_due();
         }

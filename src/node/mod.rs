@@ -226,7 +226,8 @@ pub async fn run(config: config::Node, shutdown: impl Future<Output = ()>) -> an
         error = until_failed(&node, &config) => Some(error),
         () = shutdown => None,
     };
-    stop(&node, context, stop_http, server).await;
+    context.leave();
+    stop(&node, stop_http, server).await;
     match failure {
         Some(error) => Err(error),
         None => Ok(()),
@@ -336,17 +337,11 @@ async fn take_over(node: Arc<Node>, mut gone: tokio::sync::mpsc::Receiver<NodeId
     }
 }
 
-/// Stops in order: send clients elsewhere and give leaderships away while requests still come and are
-/// passed on, both ways; take no more connections, and answer what comes on those that there are;
+/// Stops in order: give leaderships away while requests still come and are passed on, both ways, and
+/// the front-end sends its clients elsewhere; take no more connections, and answer what comes on those that there are;
 /// then stop the groups, then close the store.
-async fn stop(
-    node: &Arc<Node>,
-    front: http::Context,
-    stop_http: watch::Sender<bool>,
-    server: tokio::task::JoinHandle<()>,
-) {
+async fn stop(node: &Arc<Node>, stop_http: watch::Sender<bool>, server: tokio::task::JoinHandle<()>) {
     node.stopping.store(true, Ordering::Relaxed);
-    front.leave();
     // First of all, so that no leadership is ordered back here.
     let _ = timeout(FAREWELL, worker::tell(node)).await;
     node.host.hand_over(Instant::now() + HAND_OVER).await;

@@ -128,7 +128,7 @@ impl World {
                 port: 7000,
                 advertise: address(name),
                 dir: None,
-                cache_bytes: 4 << 20,
+                memory: config::Memory::default(),
                 settings: settings(&spec),
             };
             let disk = Disk::new(dir.path().join(name), rng(seed, "disk", place as u64), spec.lies_ms);
