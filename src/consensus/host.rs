@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -84,6 +87,8 @@ pub struct Host {
     lifecycle: tokio::sync::Mutex<()>,
     arrivals: Arrivals,
     forked: Arc<Notify>,
+    /// No group starts any more.
+    closed: AtomicBool,
 }
 
 impl Host {
@@ -98,6 +103,7 @@ impl Host {
             lifecycle: tokio::sync::Mutex::default(),
             arrivals,
             forked: Arc::default(),
+            closed: AtomicBool::new(false),
         })
     }
 
@@ -161,8 +167,16 @@ impl Host {
         self.pulse.table.lock().set_me(me);
         let common = Common { store: self.store.clone(), reads, pulse: self.pulse.clone() };
         let group = Arc::new(Group::new(id, me, raft, shard, common, gone));
-        self.groups.write().insert(id, group.clone());
-        Ok(group)
+        {
+            // Looked at under the lock under which they are taken out to be stopped.
+            let mut groups = self.groups.write();
+            if !self.closed.load(Ordering::Relaxed) {
+                groups.insert(id, group.clone());
+                return Ok(group);
+            }
+        }
+        group.stop().await;
+        Err(failed(&"all groups here are stopped"))
     }
 
     /// Stops a group; what it has stays on disk.
@@ -306,9 +320,13 @@ impl Host {
         join_all(self.all().iter().map(|group| group.hand_over(lives, deadline))).await;
     }
 
-    /// Stops every group.
+    /// Stops every group, and starts none any more.
     pub async fn shutdown(&self) {
-        let groups: Vec<_> = self.groups.write().drain().map(|(_, group)| group).collect();
+        let groups: Vec<_> = {
+            let mut groups = self.groups.write();
+            self.closed.store(true, Ordering::Relaxed);
+            groups.drain().map(|(_, group)| group).collect()
+        };
         join_all(groups.iter().map(|group| group.stop())).await;
     }
 }
