@@ -19,7 +19,7 @@ use quoring::{
     command::{Action, Answer, Cell, Command, Condition, Proposal, Query, RowOp, Value, Write},
     config::Partitioner,
     consensus::{group::Group, host::Host, machine::ShardView},
-    ids::{GroupId, NodeId, Span, StoreId},
+    ids::{GroupId, NodeId, Opening, Span, StoreId},
     peer::{Conn, Handler, Identity, Links, Reply},
     shard::{Shard, query},
 };
@@ -65,9 +65,10 @@ fn cell(number: u64) -> Query {
 async fn shard(dir: &TempDir, keys: u64) -> (Store, Arc<Host>, Arc<Group>) {
     let store = Store::open(Options::at(dir.path())).unwrap();
     let id = StoreId(store.id());
-    let me = Identity { cluster: None, node: Some(NodeId(1)), store: id };
+    let opening = Opening { id: 1, height: store.opened_at() };
+    let me = Identity { cluster: None, node: Some(NodeId(1)), store: id, opening };
     let host = Host::new(store.clone());
-    host.connect(Links::new(me, Arc::new(Nobody)).0);
+    host.connect(Links::new(me, Arc::new(Nobody), Arc::new(|| 0)).0);
     let group = host.start(SHARD.group, NodeId(1), host.shard(SHARD)).await.unwrap();
     let member = Node { addr: "127.0.0.1:1".to_owned(), store: id.0 };
     group.initialize(BTreeMap::from([(NodeId(1), member)])).await.unwrap();

@@ -68,6 +68,23 @@ impl fmt::Display for StoreId {
     }
 }
 
+/// One opening of a store, of which there is one in the life of a process. Heights only rise on a disk
+/// that keeps what was synced, so of two openings of one store the later one is the higher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Opening {
+    /// Drawn anew each time: two openings differ, also of two copies of one directory.
+    pub id: u64,
+    /// The height of the store right after it.
+    pub height: u64,
+}
+
+impl Opening {
+    /// Whether the directory went back to an earlier state between `earlier` and this opening.
+    pub fn goes_back_behind(&self, earlier: &Opening) -> bool {
+        self.id != earlier.id && self.height <= earlier.height
+    }
+}
+
 /// A place on the ring of 2^64 positions; shown and read as 16 hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Position(pub u64);

@@ -25,6 +25,9 @@ const LOCK_FILE: &str = "LOCK";
 const FORMAT_RECORD: &str = "store.format";
 const ID_RECORD: &str = "store.id";
 
+/// In the log: see [`crate::Store::height`]. u64, big-endian.
+pub(crate) const HEIGHT_RECORD: &str = "store.height";
+
 /// The directory of an instance inside its own memory environment. Only its name is used, but it
 /// must exist outside, too: the binding would create it there.
 fn memory_dir() -> PathBuf {
@@ -104,6 +107,25 @@ impl Engines {
             lock: lock.map(Arc::new),
         })
     }
+}
+
+/// Raises the store's height by one, durably: every opening is higher than all that was told before.
+pub(crate) fn climb(log: &DB) -> Result<u64, StoreError> {
+    let key = LogKey::Meta(HEIGHT_RECORD).encode();
+    let found = log.get(&key).map_err(StoreError::engine("read the store's height"))?;
+    let last =
+        match found {
+            None => 0,
+            Some(bytes) => u64::from_be_bytes(bytes.as_slice().try_into().map_err(|_| {
+                StoreError::Corrupt { what: "the store's height", reason: "it is not 8 bytes" }
+            })?),
+        };
+    let height = last + 1;
+    let mut write = WriteOptions::default();
+    write.set_sync(true);
+    let written = log.put_opt(key, height.to_be_bytes(), &write);
+    written.map_err(StoreError::engine("write the store's height"))?;
+    Ok(height)
 }
 
 fn memory() -> Result<Env, StoreError> {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::data::Data;
-use crate::db::Engines;
+use crate::db::{self, Engines};
 use crate::error::StoreError;
 use crate::health::Health;
 use crate::keys::{LogKey, TOMBSTONE_DONE};
@@ -44,6 +44,7 @@ pub(crate) struct Inner {
     pub(crate) writer: Arc<Writer>,
     logs: Logs,
     health: Arc<Health>,
+    opened_at: u64,
     /// Held while a group is opened or dropped: nobody opens a group that is half gone.
     lifecycle: Mutex<()>,
     pub(crate) engines: Engines,
@@ -74,17 +75,37 @@ impl Store {
             let done = engines.log.put(LogKey::Tombstone(id).encode(), TOMBSTONE_DONE);
             done.map_err(StoreError::engine("write the log"))?;
         }
-        let writer =
-            Writer::start(engines.log.clone(), options.queue_bytes, health.clone(), options.stepped)?;
+        let opened_at = db::climb(&engines.log)?;
+        let writer = Writer::start(
+            engines.log.clone(),
+            options.queue_bytes,
+            opened_at,
+            health.clone(),
+            options.stepped,
+        )?;
         let logs = Logs::new(groups, options.log_tail_bytes);
         let log_db = engines.log.clone();
-        let inner = Inner { log_db, data, writer, logs, health, lifecycle: Mutex::new(()), engines };
+        let lifecycle = Mutex::new(());
+        let inner = Inner { log_db, data, writer, logs, health, opened_at, lifecycle, engines };
         Ok(Store { inner: Arc::new(inner) })
     }
 
     /// The store's id, made with the store: another id means another, or an emptied, directory.
     pub fn id(&self) -> Uuid {
         self.inner.engines.id
+    }
+
+    /// A count in the log that rises with every opening, and with every sync of something that a group
+    /// has written: as high as the disk is known to have it. What was told of a vote or an entry was so
+    /// at a height that can be read by then. A directory that is opened no higher than somebody has
+    /// read it before has gone back to an earlier state.
+    pub fn height(&self) -> u64 {
+        self.inner.writer.height()
+    }
+
+    /// The height right after the store was opened: higher than all before, on an honest disk.
+    pub fn opened_at(&self) -> u64 {
+        self.inner.opened_at
     }
 
     /// A record of the program.

@@ -15,6 +15,8 @@
 //!   if none comes within [`LAZY_MS`], unsynced.
 //! - A committed pointer is never in the log without the entry it names: otherwise openraft would
 //!   refuse to start.
+//! - The store's height rises in the batch that it counts, and can be read only after the sync of
+//!   that batch and before its callbacks: whoever tells of a vote or an entry can tell the height.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use parking_lot::{Condvar, Mutex};
 use rocksdb::{DB, WriteBatch, WriteOptions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::db::HEIGHT_RECORD;
 use crate::entry;
 use crate::error::StoreError;
 use crate::health::Health;
@@ -163,6 +166,8 @@ pub(crate) struct Writer {
     room_bytes: usize,
     health: Arc<Health>,
     pub(crate) counters: Counters,
+    /// As it is on the disk. Only the thread writes it.
+    height: AtomicU64,
     /// For [`Writer::sync_pending_since`].
     epoch: Instant,
     /// Microseconds from `epoch` to the start of the running sync, plus 1; 0 if none runs.
@@ -176,6 +181,7 @@ impl Writer {
     pub(crate) fn start(
         db: Arc<DB>,
         queue_bytes: usize,
+        height: u64,
         health: Arc<Health>,
         stepped: bool,
     ) -> Result<Arc<Writer>, StoreError> {
@@ -188,6 +194,7 @@ impl Writer {
             room_bytes,
             health,
             counters: Counters::default(),
+            height: AtomicU64::new(height),
             epoch: Instant::now(),
             sync_began: AtomicU64::new(0),
             thread: Mutex::new(None),
@@ -259,6 +266,11 @@ impl Writer {
             0 => None,
             micros => Some(self.epoch + Duration::from_micros(micros - 1)),
         }
+    }
+
+    /// See [`crate::Store::height`].
+    pub(crate) fn height(&self) -> u64 {
+        self.height.load(Ordering::Acquire)
     }
 
     fn refusal(&self) -> StoreError {
@@ -349,6 +361,12 @@ impl Writer {
         }
 
         let sync = ops.iter().any(|op| !op.done.is_lazy());
+        let height = self.height.load(Ordering::Relaxed) + 1;
+        // Records of the program promise nothing to others.
+        let climbs = sync && ops.iter().any(|op| op.group.is_some());
+        if climbs {
+            batch.put(LogKey::Meta(HEIGHT_RECORD).encode(), height.to_be_bytes());
+        }
         let mut options = WriteOptions::default();
         options.set_sync(sync);
         let began = Instant::now();
@@ -359,6 +377,9 @@ impl Writer {
         let bytes = batch.size_in_bytes();
         let result = self.db.write_opt(batch, &options).map_err(StoreError::engine("write the log"));
         self.sync_began.store(0, Ordering::Release);
+        if climbs && result.is_ok() {
+            self.height.store(height, Ordering::Release);
+        }
         self.counters.wrote(ops, bytes, sync.then(|| began.elapsed()));
         self.health.guard(result)
     }

@@ -61,6 +61,7 @@ fn nothing_acknowledged_is_lost() {
     println!("{rounds} kills: {tally:?}");
     // A run that shows nothing must not pass.
     assert!(tally.entries_checked > 0 && tally.votes_checked > 0 && tally.cells_checked > 0);
+    assert!(tally.heights_checked > 0);
     if rounds >= ROUNDS {
         assert!(tally.purges > 0 && tally.installs > 0 && tally.drops > 0 && tally.truncations > 0);
         assert!(tally.replayed > 0, "no state was behind its log");

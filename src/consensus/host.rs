@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -92,6 +95,8 @@ pub struct Host {
     lifecycle: tokio::sync::Mutex<()>,
     arrivals: Arrivals,
     forked: Arc<Notify>,
+    /// No group starts any more.
+    closed: AtomicBool,
 }
 
 impl Host {
@@ -106,6 +111,7 @@ impl Host {
             lifecycle: tokio::sync::Mutex::default(),
             arrivals,
             forked: Arc::default(),
+            closed: AtomicBool::new(false),
         })
     }
 
@@ -169,8 +175,16 @@ impl Host {
         self.pulse.table.lock().set_me(me);
         let common = Common { store: self.store.clone(), reads, pulse: self.pulse.clone() };
         let group = Arc::new(Group::new(id, me, raft, shard, common, gone));
-        self.groups.write().insert(id, group.clone());
-        Ok(group)
+        {
+            // Looked at under the lock under which they are taken out to be stopped.
+            let mut groups = self.groups.write();
+            if !self.closed.load(Ordering::Relaxed) {
+                groups.insert(id, group.clone());
+                return Ok(group);
+            }
+        }
+        group.stop().await;
+        Err(failed(&"all groups here are stopped"))
     }
 
     /// Stops a group; what it has stays on disk.
@@ -314,9 +328,13 @@ impl Host {
         join_all(self.all().iter().map(|group| group.hand_over(lives, deadline))).await;
     }
 
-    /// Stops every group.
+    /// Stops every group, and starts none any more.
     pub async fn shutdown(&self) {
-        let groups: Vec<_> = std::mem::take(&mut *self.groups.write()).into_values().collect();
+        let groups: Vec<_> = {
+            let mut groups = self.groups.write();
+            self.closed.store(true, Ordering::Relaxed);
+            std::mem::take(&mut *groups).into_values().collect()
+        };
         join_all(groups.iter().map(|group| group.stop())).await;
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::Settings,
-    ids::{ClusterId, Epoch, GroupId, NodeId, Position, StoreId, WorkerId},
+    ids::{ClusterId, Epoch, GroupId, NodeId, Opening, Position, StoreId, WorkerId},
     ring::map::{Coordinator, Shard},
 };
 
@@ -39,6 +39,8 @@ pub enum Command {
         /// Set by a leader that sees no sign of life of the worker that had this id with another
         /// store: then that one is retired.
         replace: bool,
+        /// The opening of its store.
+        opening: Opening,
     },
     /// An id that only pings.
     Ping {
@@ -126,5 +128,10 @@ pub enum Reply {
         shard: GroupId,
         /// The map's epoch.
         epoch: Epoch,
+    },
+    /// The worker's directory went back to an earlier state; nothing has changed.
+    Outgrown {
+        /// The height that it was at before.
+        height: u64,
     },
 }

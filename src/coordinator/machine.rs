@@ -7,6 +7,7 @@
 //! Invariants:
 //! - [`Map::check`] holds after every command;
 //! - a node number is given out once, to one (worker id, store), and never again;
+//! - a worker joins only with the opening of its store that joined last, or with a higher one;
 //! - who says a number when it joins is the worker that has it, or was removed and never joins again:
 //!   numbers are remembered by not being given out twice, so nobody needs to be remembered;
 //! - the replicas of a shard change only after its group is known to be formed: until then the map's
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     command::At,
     config::Settings,
-    ids::{ClusterId, Epoch, GroupId, NodeId, Position, WorkerId},
+    ids::{ClusterId, Epoch, GroupId, NodeId, Opening, Position, WorkerId},
     ring::map::{Coordinator, Map, Shard, Worker},
 };
 
@@ -53,6 +54,8 @@ pub struct State {
     /// The last workers that were taken out, for people: until its shards have let go of one, it
     /// stands in moves.
     pub(super) removed: BTreeMap<NodeId, WorkerId>,
+    /// With which opening of its store each worker joined last.
+    pub(super) openings: BTreeMap<NodeId, Opening>,
     /// The next node number to give out.
     pub(super) next_node: u64,
     /// The next group number to give out.
@@ -67,6 +70,8 @@ pub struct State {
 pub(super) enum Refusal {
     Refused(String),
     Unknown(String),
+    /// See [`Reply::Outgrown`].
+    Outgrown(u64),
 }
 
 pub(super) fn refuse<T>(sentence: impl Into<String>) -> Result<T, Refusal> {
@@ -109,7 +114,7 @@ impl State {
             Command::Found { cluster, settings, coordinators } => {
                 self.found(*cluster, settings, coordinators, &mut changed)
             }
-            Command::Join { id, store, addr, zone, node, replace } => {
+            Command::Join { id, store, addr, zone, node, replace, opening } => {
                 let worker = Worker {
                     id: id.clone(),
                     addr: addr.clone(),
@@ -117,7 +122,7 @@ impl State {
                     zone: zone.clone(),
                     draining: false,
                 };
-                self.join(worker, *node, *replace, &mut changed)
+                self.join(worker, *opening, *node, *replace, &mut changed)
             }
             Command::Ping { id, addr } => self.ping(id, addr, at, &mut changed),
             Command::Place { epoch, shards } => self.place(*epoch, shards, &mut changed),
@@ -137,6 +142,7 @@ impl State {
                 let reply = match refusal {
                     Refusal::Refused(sentence) => Reply::Refused(sentence),
                     Refusal::Unknown(sentence) => Reply::Unknown(sentence),
+                    Refusal::Outgrown(height) => Reply::Outgrown { height },
                 };
                 (reply, Changed::default())
             }
@@ -181,68 +187,6 @@ impl State {
         self.map = Some(map);
         changed.add(Record::Header);
         Ok(Reply::Done { epoch })
-    }
-
-    fn join(
-        &mut self,
-        worker: Worker,
-        number: Option<NodeId>,
-        replace: bool,
-        changed: &mut Changed,
-    ) -> Result<Reply, Refusal> {
-        let present = self.by_id.get(&worker.id).copied();
-        let map = founded(&mut self.map)?;
-        let cluster = map.cluster;
-        if let Some(number) = number {
-            may_be(map, number, &worker)?;
-        }
-        if let Some(node) = present
-            && let Some(known) = map.workers.get_mut(&node)
-        {
-            if known.store == worker.store {
-                if (&known.addr, &known.zone) != (&worker.addr, &worker.zone) {
-                    (known.addr, known.zone) = (worker.addr, worker.zone);
-                    advance(map, changed);
-                    changed.add(Record::Worker(node));
-                }
-                return Ok(Reply::Joined { node, cluster, epoch: map.epoch });
-            }
-            if !replace {
-                return refuse(format!(
-                    "a worker with the id {} is already active at {} with another directory; stop that one, \
-                     or start this one on an empty directory",
-                    worker.id, known.addr
-                ));
-            }
-        }
-        let retired = present.filter(|node| map.workers.contains_key(node));
-        if retired.is_none() && map.workers.len() >= MAX_WORKERS {
-            return refuse(format!("the cluster has its most workers, {MAX_WORKERS}; remove one first"));
-        }
-        let node = NodeId(self.next_node);
-        let Some(next_node) = self.next_node.checked_add(1) else {
-            return refuse("all node numbers have been given out");
-        };
-        if let Some(retired) = retired {
-            may_retire(map, retired, &worker.id)?;
-        }
-        map.workers.insert(node, worker.clone());
-        if let Some(retired) = retired {
-            take_out(map, retired, Some(node), changed);
-            if let Some(old) = map.workers.remove(&retired) {
-                remember(&mut self.removed, retired, old.id, changed);
-            }
-            changed.add(Record::Worker(retired));
-        }
-        advance(map, changed);
-        let epoch = map.epoch;
-        self.next_node = next_node;
-        self.by_id.insert(worker.id.clone(), node);
-        changed.add(Record::Worker(node));
-        if self.pinged.remove(&worker.id).is_some() {
-            changed.add(Record::Pinged(worker.id));
-        }
-        Ok(Reply::Joined { node, cluster, epoch })
     }
 
     fn ping(&mut self, id: &WorkerId, addr: &str, at: At, changed: &mut Changed) -> Result<Reply, Refusal> {
@@ -410,7 +354,9 @@ impl State {
             remember(&mut self.removed, node, worker.id, changed);
         }
         self.by_id.remove(id);
+        self.openings.remove(&node);
         changed.add(Record::Worker(node));
+        changed.add(Record::Opening(node));
         Ok(Reply::Done { epoch })
     }
 }
@@ -430,24 +376,13 @@ pub(super) fn advance(map: &mut Map, changed: &mut Changed) {
     changed.add(Record::Header);
 }
 
-/// Whether a worker that says this number is the one that got it.
-fn may_be(map: &Map, number: NodeId, worker: &Worker) -> Result<(), Refusal> {
-    match map.workers.get(&number) {
-        Some(known) if known.id == worker.id && known.store == worker.store => Ok(()),
-        Some(known) => refuse(format!(
-            "node {number} is worker {} with another id or directory; start this one on an empty directory",
-            known.id
-        )),
-        None => refuse(format!(
-            "worker {} was removed from this cluster; to join again, start it on an empty directory, as a new \
-             worker",
-            worker.id
-        )),
-    }
-}
-
 /// Notes the name of a worker that was taken out, and forgets the oldest where there are too many.
-fn remember(removed: &mut BTreeMap<NodeId, WorkerId>, node: NodeId, id: WorkerId, changed: &mut Changed) {
+pub(super) fn remember(
+    removed: &mut BTreeMap<NodeId, WorkerId>,
+    node: NodeId,
+    id: WorkerId,
+    changed: &mut Changed,
+) {
     changed.add(Record::Removed(node));
     removed.insert(node, id);
     if removed.len() > MAX_REMOVED
@@ -457,22 +392,9 @@ fn remember(removed: &mut BTreeMap<NodeId, WorkerId>, node: NodeId, id: WorkerId
     }
 }
 
-/// A worker whose disk is gone may have initialised a shard together with others that still are
-/// there; only they can tell. Where it was alone, nobody else can have.
-fn may_retire(map: &Map, node: NodeId, id: &WorkerId) -> Result<(), Refusal> {
-    match map.shards_of(node).find(|(_, shard)| !shard.formed && shard.replicas.len() > 1) {
-        Some((_, shard)) => refuse(format!(
-            "shard {} is just being made with the directory that worker {id} had before; try again when \
-             it has a leader",
-            shard.group
-        )),
-        None => Ok(()),
-    }
-}
-
 /// Takes a node out of every shard's replicas. A shard that it alone kept goes to `heir`: its data
 /// is lost, and the map must still say who is asked for it.
-fn take_out(map: &mut Map, node: NodeId, heir: Option<NodeId>, changed: &mut Changed) {
+pub(super) fn take_out(map: &mut Map, node: NodeId, heir: Option<NodeId>, changed: &mut Changed) {
     for (start, shard) in &mut map.shards {
         let Some(index) = shard.replicas.iter().position(|replica| *replica == node) else { continue };
         match heir {

@@ -5,6 +5,7 @@
 
 pub mod clocks;
 pub mod command;
+mod joining;
 pub mod leave;
 pub mod machine;
 pub mod observed;

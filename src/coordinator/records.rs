@@ -7,6 +7,7 @@
 //! 03 start                 a shard
 //! 04 id                    an id that only pings
 //! 05 node                  the name of a worker that was taken out
+//! 06 node                  the last opening of a worker's store
 //! ```
 //!
 //! Numbers are big-endian, a store is the 16 bytes of its UUID. Each value is a format byte and
@@ -29,6 +30,7 @@ const WORKER: u8 = 2;
 const SHARD: u8 = 3;
 const PINGED: u8 = 4;
 const REMOVED: u8 = 5;
+const OPENING: u8 = 6;
 
 /// The name of a record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +45,8 @@ pub enum Record {
     Pinged(WorkerId),
     /// The name of a worker that was taken out.
     Removed(NodeId),
+    /// The last opening of a worker's store.
+    Opening(NodeId),
 }
 
 /// The records that a command changed, added or removed.
@@ -99,6 +103,7 @@ impl Record {
             Record::Shard(start) => join(SHARD, &start.0.to_be_bytes(), &[]),
             Record::Pinged(id) => join(PINGED, id.as_str().as_bytes(), &[]),
             Record::Removed(node) => join(REMOVED, &node.0.to_be_bytes(), &[]),
+            Record::Opening(node) => join(OPENING, &node.0.to_be_bytes(), &[]),
         }
     }
 
@@ -112,6 +117,7 @@ impl Record {
             SHARD => Record::Shard(Position(number()?)),
             PINGED => Record::Pinged(id(rest)?),
             REMOVED => Record::Removed(NodeId(number()?)),
+            OPENING => Record::Opening(NodeId(number()?)),
             _ => return None,
         })
     }
@@ -136,6 +142,7 @@ impl State {
             Record::Shard(start) => map.and_then(|map| map.shards.get(start)).map(encode),
             Record::Pinged(id) => self.pinged.get(id).map(encode),
             Record::Removed(node) => self.removed.get(node).map(encode),
+            Record::Opening(node) => self.openings.get(node).map(encode),
         };
         (record.key(), value)
     }
@@ -150,7 +157,8 @@ impl State {
         });
         let pinged = self.pinged.keys().map(|id| Record::Pinged(id.clone()));
         let removed = self.removed.keys().map(|node| Record::Removed(*node));
-        map.chain(pinged).chain(removed).filter_map(|record| {
+        let openings = self.openings.keys().map(|node| Record::Opening(*node));
+        map.chain(pinged).chain(removed).chain(openings).filter_map(|record| {
             let (key, value) = self.write(&record);
             value.map(|value| (key, value))
         })
@@ -184,6 +192,9 @@ impl State {
                 }
                 Some(Record::Removed(node)) => {
                     state.removed.insert(node, decode(value)?);
+                }
+                Some(Record::Opening(node)) => {
+                    state.openings.insert(node, decode(value)?);
                 }
                 None => return Err(Unreadable(format!("a key of {} bytes is none of ours", key.len()))),
             }

@@ -2,7 +2,10 @@
 //! committed before anything moves, and made from the committed map alone, so that a new leader goes
 //! on where the old one was.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, timeout};
@@ -53,7 +56,7 @@ pub(super) async fn run(node: Arc<Node>, group: Arc<Group>) {
     let mut epochs = shared.epochs();
     let mut pushed = None;
     let mut quiet = None;
-    while !node.is_stopping() {
+    while !node.is_stopping() && !node.expelled.load(Ordering::Relaxed) {
         if group.is_leader() {
             node.seen.lock().lead(Instant::now());
             if let Err(error) = round(&node, &group, &mut quiet).await {

@@ -14,7 +14,7 @@ use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::{Node, coordinate, identity, seats, split};
+use super::{Node, coordinate, identity, outgrown, seats, split};
 use crate::{
     clock,
     config::Address,
@@ -51,7 +51,7 @@ const FOUNDING_ATTEMPT: Duration = Duration::from_secs(1);
 pub(super) async fn run(node: Arc<Node>, mut peers: Vec<Address>) -> anyhow::Result<()> {
     peers.sort();
     node.router.set_seeds(others(&peers, &node).collect());
-    let group = match resume(&node).await? {
+    let group = match resume(&node, &peers).await? {
         Some(group) => group,
         None => begin(&node, &peers).await?,
     };
@@ -69,12 +69,16 @@ async fn start(node: &Arc<Node>, number: NodeId) -> anyhow::Result<Arc<Group>> {
 }
 
 /// Goes on where an earlier life of this node was a member.
-async fn resume(node: &Arc<Node>) -> anyhow::Result<Option<Arc<Group>>> {
+async fn resume(node: &Arc<Node>, peers: &[Address]) -> anyhow::Result<Option<Arc<Group>>> {
     let Some(member) = identity::member(node.host.store())? else { return Ok(None) };
     node.set_member(member.node, member.cluster)?;
     if let Some(map) = identity::map(node.host.store())? {
         node.set_directory(&map);
         node.router.set_map(map);
+    }
+    outgrown::ask_others(node, others(peers, node).collect()).await;
+    if node.links.outgrown().is_some() {
+        return pending().await;
     }
     let group = start(node, member.node).await?;
     let initialized = group.is_initialized().await?;
@@ -246,7 +250,7 @@ pub(super) async fn answer(
         return Err(Error::NotLeader { leader: group.leader() });
     }
     match call {
-        ClusterCall::Join { id, store, addr, zone, node: number, at } => {
+        ClusterCall::Join { id, store, addr, zone, node: number, at, opening } => {
             // An id that came back with another store replaces the old worker only if that one is silent.
             let known = shared.state().worker(&id).map(|(number, _)| number);
             let inactive_after = inactive_after(&shared.state());
@@ -261,7 +265,7 @@ pub(super) async fn answer(
             if let Some(off) = off.filter(|_| number.is_none()) {
                 return Err(Error::Refused(clocks::sentence(off)));
             }
-            let command = Command::Join { id, store, addr, zone, node: number, replace };
+            let command = Command::Join { id, store, addr, zone, node: number, replace, opening };
             match propose(&group, &command, deadline).await? {
                 Reply::Joined { node: number, .. } => {
                     node.seen.lock().heard(number, &[], Some(at), Instant::now(), clock::now());
@@ -269,6 +273,7 @@ pub(super) async fn answer(
                     let map = map.ok_or_else(|| Error::Unavailable("the cluster is being founded".into()))?;
                     Ok(ClusterAnswer::Joined { node: number, map: Box::new(map) })
                 }
+                Reply::Outgrown { height } => Ok(ClusterAnswer::Outgrown { height }),
                 other => done(other),
             }
         }
@@ -438,6 +443,7 @@ fn done(reply: Reply) -> Result<ClusterAnswer, Error> {
         Reply::Done { .. } | Reply::Joined { .. } | Reply::Split { .. } => Ok(ClusterAnswer::Done),
         Reply::Refused(why) => Err(Error::Refused(why)),
         Reply::Unknown(why) => Err(Error::NotFound(why)),
+        Reply::Outgrown { .. } => Err(Error::Refused("the directory is an older copy of itself".into())),
     }
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{ClusterId, NodeId, StoreId, WorkerId},
+    peer::Heard,
     ring::map::Map,
 };
 
@@ -21,6 +22,8 @@ const ID_LETTERS: usize = 5;
 
 const MEMBER: &str = "member";
 const MAP: &str = "map";
+const HEARD: &str = "heard";
+const OUTGROWN: &str = "outgrown";
 
 /// The format of the records here.
 const FORMAT: u8 = 1;
@@ -92,6 +95,26 @@ pub(super) fn set_map(store: &Store, map: &Map) -> anyhow::Result<()> {
     save(store, MAP, map)
 }
 
+/// What this node has heard of the heights of other members' stores.
+pub(super) fn heard(store: &Store) -> anyhow::Result<Vec<Heard>> {
+    Ok(load(store, HEARD)?.unwrap_or_default())
+}
+
+/// Keeps what was heard, so that a restart of this node forgets none of it that is older than that.
+pub(super) fn set_heard(store: &Store, heard: &[Heard]) -> anyhow::Result<()> {
+    save(store, HEARD, &heard)
+}
+
+/// The height that this directory was at before it went back, where this node was told so.
+pub(super) fn outgrown(store: &Store) -> anyhow::Result<Option<u64>> {
+    load(store, OUTGROWN)
+}
+
+/// Notes down that this directory went back: what it has forgotten does not come back by itself.
+pub(super) fn set_outgrown(store: &Store, height: u64) -> anyhow::Result<()> {
+    save(store, OUTGROWN, &height)
+}
+
 fn load<T: for<'de> Deserialize<'de>>(store: &Store, name: &str) -> anyhow::Result<Option<T>> {
     let Some(bytes) = store.meta(name)? else { return Ok(None) };
     match bytes.split_first() {
@@ -102,7 +125,7 @@ fn load<T: for<'de> Deserialize<'de>>(store: &Store, name: &str) -> anyhow::Resu
     }
 }
 
-fn save<T: Serialize>(store: &Store, name: &str, value: &T) -> anyhow::Result<()> {
+fn save<T: Serialize + ?Sized>(store: &Store, name: &str, value: &T) -> anyhow::Result<()> {
     let bytes = postcard::to_extend(value, vec![FORMAT])?;
     Ok(store.set_meta(name, &bytes)?)
 }

@@ -28,7 +28,7 @@ use crate::{
     error::Error,
     http,
     ids::{ClusterId, Epoch, NodeId, StoreId},
-    peer::{Identity, Links, Network},
+    peer::{Identity, Links, Network, Peer},
     ring::map::{Coordinator, Map},
     router::Router,
 };
@@ -40,6 +40,7 @@ mod dispatch;
 mod gauges;
 mod identity;
 mod info;
+mod outgrown;
 mod reconcile;
 mod seats;
 mod seen;
@@ -103,8 +104,8 @@ impl Node {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Stops every group here for good: the cluster counts on none of them any more, and a replica
-    /// that nobody counts on must not go on standing for election.
+    /// Stops every group here for good: the cluster counts on none of them any more, or must not, and
+    /// such a replica must not go on standing for election.
     async fn expel(&self) {
         if !self.expelled.swap(true, Ordering::Relaxed) {
             self.host.shutdown().await;
@@ -131,6 +132,9 @@ impl Node {
         if self.limping.load(Ordering::Relaxed) {
             return Err("the disk of this node does not finish its syncs in time".into());
         }
+        if let Some(height) = self.links.outgrown() {
+            return Err(outgrown::sentence(self, height));
+        }
         if let Some(why) = &*self.obstacle.borrow() {
             return Err(why.clone());
         }
@@ -151,11 +155,8 @@ impl Node {
             *self.member.write() = Some(member);
         }
         self.router.set_me(node);
-        self.links.set_identity(Identity {
-            cluster,
-            node: Some(node),
-            store: identity::store_id(self.host.store()),
-        });
+        let me = self.links.identity();
+        self.links.set_identity(Identity { cluster, node: Some(node), ..(*me).clone() });
         Ok(())
     }
 
@@ -261,10 +262,13 @@ fn build(
     network: Option<Arc<dyn Network>>,
 ) -> anyhow::Result<Arc<Node>> {
     let coordinates = matches!(config.role, Role::Coordinator { .. });
-    let me = Identity { cluster: None, node: None, store: identity::store_id(&store) };
+    let (own, opening) = (identity::store_id(&store), outgrown::opening(&store));
+    let me = Identity { cluster: None, node: None, store: own, opening };
+    let measured = store.clone();
     let host = Host::new(store);
     let dispatcher = Arc::new(Dispatcher::default());
-    let (links, gone) = Links::over(network, me, dispatcher.clone());
+    let own_height = Arc::new(move || measured.height());
+    let (links, gone) = Links::over(network, me, dispatcher.clone(), own_height);
     host.connect(links.clone());
     let router = Router::new(host.clone(), links.clone(), dispatcher.clone());
     let node = Arc::new(Node {
@@ -292,7 +296,10 @@ fn build(
         // Before anybody can ask: it has nothing, and it founds nothing.
         node.entrance.open();
     }
+    outgrown::recall(&node)?;
     dispatcher.connect(&node);
+    tokio::spawn(outgrown::watch(node.clone()));
+    tokio::spawn(outgrown::keep(node.clone()));
     tokio::spawn(take_over(node.clone(), gone));
     tokio::spawn(upkeep::run(node.clone()));
     tokio::spawn(upkeep::watch_disk(node.clone()));
@@ -309,6 +316,9 @@ async fn until_failed(node: &Arc<Node>, config: &config::Node) -> anyhow::Error 
 
 /// Plays the node's role; returns only when that fails.
 async fn play(node: &Arc<Node>, config: &config::Node) -> anyhow::Result<()> {
+    if node.links.outgrown().is_some() {
+        return pending().await;
+    }
     match &config.role {
         Role::Coordinator { peers } => coordinator::run(node.clone(), peers.clone()).await?,
         Role::Worker { coordinators, zone } => {
@@ -321,6 +331,10 @@ async fn play(node: &Arc<Node>, config: &config::Node) -> anyhow::Result<()> {
                 node.router.set_map(map);
             }
             node.invitations.send_replace(coordinators.clone());
+            if node.number().is_some() {
+                let seeds = coordinators.iter().map(|addr| Peer::Addr(addr.to_string())).collect();
+                outgrown::ask_others(node, seeds).await;
+            }
             tokio::spawn(reconcile::run(node.clone()));
             tokio::spawn(reconcile::start(node.clone()));
             tokio::spawn(split::run(node.clone()));
@@ -356,8 +370,13 @@ async fn stop(node: &Arc<Node>, stop_http: watch::Sender<bool>, server: tokio::t
     node.host.shutdown().await;
     node.links.part(Instant::now() + DRAIN / 2).await;
     node.links.close();
-    let store = node.host.store().clone();
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.shutdown()).await {
+    let (store, heard) = (node.host.store().clone(), node.links.heard());
+    let closed = tokio::task::spawn_blocking(move || {
+        // A store that has failed keeps nothing more.
+        let _ = identity::set_heard(&store, &heard);
+        store.shutdown()
+    });
+    if let Ok(Err(error)) = closed.await {
         tracing::error!(%error, "close the store");
     }
     tracing::info!("stopped");

@@ -94,7 +94,7 @@ async fn start_groups(node: &Arc<Node>, map: &Indexed, me: NodeId) -> bool {
     let wanted = map.shards_of(me).filter(is_wanted).map(|(_, shard)| shard.group);
     // Those that have a state first: the others look at them.
     for id in kept.chain(wanted) {
-        if node.host.get(id).is_some() || node.is_stopping() {
+        if node.host.get(id).is_some() || node.is_stopping() || node.expelled.load(Ordering::Relaxed) {
             continue;
         }
         let machine = node.host.shard(shard::Shard { group: id, partitioner: map.settings.partitioner });

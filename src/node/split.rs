@@ -90,7 +90,7 @@ pub(super) async fn order(
                 return Err(Error::Refused(why));
             }
             Reply::Unknown(why) => return Err(Error::NotFound(why)),
-            Reply::Refused(_) | Reply::Done { .. } | Reply::Joined { .. } => {}
+            Reply::Refused(_) | Reply::Done { .. } | Reply::Joined { .. } | Reply::Outgrown { .. } => {}
         }
     }
 }

@@ -52,7 +52,7 @@ pub(super) async fn run(node: Arc<Node>, introduction: Introduction) {
         let _ = invitations.wait_for(|coordinators| !coordinators.is_empty()).await;
     }
     let mut refused = None;
-    loop {
+    while node.links.outgrown().is_none() {
         let coordinators = invitations.borrow_and_update().clone();
         node.router.set_seeds(coordinators.iter().map(|addr| Peer::Addr(addr.to_string())).collect());
         match join(&node, &introduction).await {
@@ -88,12 +88,17 @@ async fn join(node: &Arc<Node>, introduction: &Introduction) -> Result<(), Error
         zone: introduction.zone.clone(),
         node: node.number(),
         at: clock::now(),
+        opening: node.links.identity().opening,
     };
     match node.router.coordinate(call, Instant::now() + ATTEMPT).await? {
         ClusterAnswer::Joined { node: number, map } => {
             node.become_member(number, map.cluster).map_err(|error| Error::Unavailable(error.to_string()))?;
             take_map(node, *map).await;
             Ok(())
+        }
+        ClusterAnswer::Outgrown { height } => {
+            node.links.take_part_no_more(height);
+            Err(Error::Refused("the directory of this worker is an older copy of itself".into()))
         }
         ClusterAnswer::Expelled => {
             node.expel().await;
@@ -112,7 +117,7 @@ async fn heartbeats(node: &Arc<Node>) {
     let mut told: (Vec<(GroupId, u64)>, bool) = Default::default();
     let mut next = Instant::now();
     let mut clock_is_off = false;
-    loop {
+    while node.links.outgrown().is_none() {
         // Only what tells whether there is news is looked at so often: a whole report asks the store
         // for the size of every shard.
         let news = (leads(node), is_unfit(node));

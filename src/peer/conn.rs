@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{
     frame::{Frame, MAX_FRAME_BYTES},
+    heights::OwnHeight,
     hello::Identity,
 };
 
@@ -85,6 +86,8 @@ type Waiter = oneshot::Sender<Result<Bytes, CallError>>;
 pub struct Conn {
     id: u64,
     peer: Identity,
+    /// How high the other side's store stands.
+    heard: Arc<AtomicU64>,
     out: mpsc::UnboundedSender<Frame>,
     queued_bytes: AtomicUsize,
     inbound_calls: AtomicUsize,
@@ -101,8 +104,15 @@ pub struct Conn {
 }
 
 impl Conn {
-    /// Starts the tasks of a connection on which the greetings were exchanged.
-    pub fn start<R, W>(peer: Identity, read: R, write: W, handler: Arc<dyn Handler>) -> Arc<Self>
+    /// Starts the tasks of a connection on which the greetings were exchanged. It tells the height
+    /// `own`, and raises `heard` to what the other side tells.
+    pub fn start<R, W>(
+        peer: Identity,
+        (read, write): (R, W),
+        handler: Arc<dyn Handler>,
+        own: OwnHeight,
+        heard: Arc<AtomicU64>,
+    ) -> Arc<Self>
     where
         R: AsyncRead + Unpin + Send + 'static,
         W: AsyncWrite + Unpin + Send + 'static,
@@ -112,6 +122,7 @@ impl Conn {
         let conn = Arc::new(Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             peer,
+            heard,
             out,
             queued_bytes: AtomicUsize::new(0),
             inbound_calls: AtomicUsize::new(0),
@@ -123,7 +134,7 @@ impl Conn {
             closed: watch::Sender::new(false),
         });
         tokio::spawn(until_closed(conn.clone(), read_frames(conn.clone(), read, handler)));
-        tokio::spawn(until_closed(conn.clone(), write_frames(conn.clone(), write, frames)));
+        tokio::spawn(until_closed(conn.clone(), write_frames(conn.clone(), write, frames, own)));
         tokio::spawn(until_closed(conn.clone(), watch_silence(conn.clone())));
         conn
     }
@@ -324,6 +335,7 @@ async fn read_frames(
                 Frame::Pong => {}
                 Frame::Goodbye => conn.part(),
                 Frame::Parted => conn.parted.store(true, Ordering::Relaxed),
+                Frame::Height(height) => drop(conn.heard.fetch_max(height, Ordering::Relaxed)),
             }
         }
         if input.capacity() == input.len() {
@@ -339,7 +351,9 @@ async fn write_frames(
     conn: Arc<Conn>,
     mut write: impl AsyncWrite + Unpin,
     mut frames: mpsc::UnboundedReceiver<Frame>,
+    own: OwnHeight,
 ) -> std::io::Result<()> {
+    let mut told = 0;
     let mut joined = Vec::with_capacity(MAX_JOINED_FRAMES);
     let mut buffer = BytesMut::with_capacity(64 << 10);
     while frames.recv_many(&mut joined, MAX_JOINED_FRAMES).await > 0 {
@@ -352,6 +366,12 @@ async fn write_frames(
             {
                 joined.push(frame);
             }
+        }
+        // In front of all of them: what they say was so at this height.
+        let height = own();
+        if height > told {
+            Frame::Height(height).put_header(&mut buffer);
+            told = height;
         }
         let mut written = 0;
         for frame in joined.drain(..) {

@@ -49,6 +49,8 @@ pub enum Frame {
     Goodbye,
     /// The answer to it: none will come behind this.
     Parted,
+    /// How high the sender's store stands (`super::heights`).
+    Height(u64),
 }
 
 const REQUEST: u8 = 0;
@@ -59,6 +61,7 @@ const PING: u8 = 4;
 const PONG: u8 = 5;
 const GOODBYE: u8 = 6;
 const PARTED: u8 = 7;
+const HEIGHT: u8 = 8;
 
 /// Why bytes are no frame; the connection is of no more use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,7 +78,8 @@ impl Frame {
             | Frame::Ping
             | Frame::Pong
             | Frame::Goodbye
-            | Frame::Parted => &[],
+            | Frame::Parted
+            | Frame::Height(_) => &[],
         }
     }
 
@@ -100,6 +104,8 @@ impl Frame {
             Frame::Pong => (PONG, 0, None),
             Frame::Goodbye => (GOODBYE, 0, None),
             Frame::Parted => (PARTED, 0, None),
+            // In the place of an id.
+            Frame::Height(height) => (HEIGHT, *height, None),
         };
         let length = KIND_AND_ID_BYTES + usize::from(method.is_some()) + self.body().len();
         out.put_u32_le(u32::try_from(length).expect("senders keep bodies below MAX_FRAME_BYTES"));
@@ -137,6 +143,7 @@ impl Frame {
             PONG => Ok(Some(Frame::Pong)),
             GOODBYE => Ok(Some(Frame::Goodbye)),
             PARTED => Ok(Some(Frame::Parted)),
+            HEIGHT => Ok(Some(Frame::Height(id))),
             _ => Err(Malformed("kind")),
         }
     }
@@ -165,6 +172,7 @@ mod tests {
             Frame::Pong,
             Frame::Goodbye,
             Frame::Parted,
+            Frame::Height(6),
         ];
         let wire: Vec<u8> = frames.iter().flat_map(|f| encode(f).to_vec()).collect();
         for piece in [1, 3, 17, 4096, wire.len()] {

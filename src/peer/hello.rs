@@ -1,12 +1,14 @@
 //! Who is there: the first message each way on a new connection, before any frame.
 //!
 //! A node number alone proves nothing: a worker whose disk was lost or rolled back must not be taken
-//! for the voter it was. So a caller names the store it means, and the other side checks.
+//! for the voter it was. So a caller names the store it means, and what it has heard of it, and the
+//! other side checks; each also holds what the other says of itself against what it has heard.
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::ids::{ClusterId, NodeId, StoreId};
+use super::heights::Heard;
+use crate::ids::{ClusterId, NodeId, Opening, StoreId};
 
 /// The version of what follows the greeting.
 const VERSION: u32 = 1;
@@ -32,6 +34,8 @@ pub struct Identity {
     pub node: Option<NodeId>,
     /// Its store.
     pub store: StoreId,
+    /// The opening of that store.
+    pub opening: Opening,
 }
 
 /// The caller's greeting.
@@ -44,12 +48,20 @@ pub struct Hello {
     pub to: Option<(NodeId, StoreId)>,
     /// What for.
     pub lane: Lane,
+    /// What the caller has heard of whom it means.
+    pub heard: Option<Heard>,
 }
 
 impl Hello {
     /// A greeting of this version.
-    pub fn new(from: Identity, to: Option<(NodeId, StoreId)>, lane: Lane) -> Self {
-        Self { version: VERSION, from, to, lane }
+    pub fn new(from: Identity, to: Option<(NodeId, StoreId)>, lane: Lane, heard: Option<Heard>) -> Self {
+        Self { version: VERSION, from, to, lane, heard }
+    }
+
+    /// The height that the directory of the node `me` had before it went back, if this caller knows so.
+    pub fn outgrown(&self, me: &Identity) -> Option<u64> {
+        let heard = self.heard.filter(|heard| heard.store == me.store)?;
+        heard.outgrown(&me.opening)
     }
 
     /// Why the node `me` will not talk to this caller. `known` is the store that the map has for
@@ -80,7 +92,28 @@ impl Hello {
 }
 
 /// The answer to a greeting.
-pub type Welcome = Result<Identity, String>;
+pub type Welcome = Result<Identity, Refusal>;
+
+/// Why a greeting is not answered by one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// For a reason that is a sentence.
+    Other(String),
+    /// The caller's directory went back to an earlier state: it was at this height before.
+    Outgrown(u64),
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::Other(why) => f.write_str(why),
+            Refusal::Outgrown(height) => write!(
+                f,
+                "the caller's directory is an older copy: it was at height {height} before it was opened"
+            ),
+        }
+    }
+}
 
 /// Why the greeting failed.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +126,7 @@ pub enum HelloError {
     Malformed,
     /// The other side does not want to talk to us, and says why.
     #[error("refused: {0}")]
-    Refused(String),
+    Refused(Refusal),
 }
 
 /// Sends one greeting message.
@@ -129,6 +162,7 @@ mod tests {
             cluster: cluster.map(|c| ClusterId(Uuid::from_u128(c))),
             node: node.map(NodeId),
             store: StoreId(Uuid::from_u128(store)),
+            opening: Opening { id: 1, height: 1 },
         }
     }
 
@@ -137,7 +171,7 @@ mod tests {
         let me = identity(Some(1), Some(5), 50);
         let caller = identity(Some(1), Some(6), 60);
         let meant = Some((NodeId(5), me.store));
-        let hello = |from: &Identity, to| Hello::new(from.clone(), to, Lane::Main);
+        let hello = |from: &Identity, to| Hello::new(from.clone(), to, Lane::Main, None);
 
         assert_eq!(hello(&caller, meant).refusal(&me, Some(caller.store)), None);
         assert_eq!(hello(&caller, None).refusal(&me, None), None);
@@ -149,5 +183,18 @@ mod tests {
         let wiped = identity(None, None, 51).store;
         assert!(refused(hello(&caller, Some((NodeId(5), wiped))), None).contains("lost its directory"));
         assert!(refused(hello(&caller, meant), Some(wiped)).contains("another store"));
+    }
+
+    #[test]
+    fn who_is_called_learns_that_its_directory_went_back() {
+        let me = identity(Some(1), Some(5), 50);
+        let tells = |store: &Identity, id, height| {
+            let heard = Heard { store: store.store, last: Opening { id, height }, before: 0 };
+            Hello::new(identity(Some(1), Some(6), 60), None, Lane::Main, Some(heard)).outgrown(&me)
+        };
+        assert_eq!(tells(&me, 2, 9), Some(9));
+        assert_eq!(tells(&me, 1, 9), None, "of this very opening");
+        assert_eq!(tells(&identity(None, None, 51), 2, 9), None, "of another store");
+        assert_eq!(Hello::new(me.clone(), None, Lane::Main, None).outgrown(&me), None);
     }
 }

@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -22,14 +22,15 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
     CallError, Conn, Handler, Network, PATH, PROTOCOL, Socket,
     conn::Call,
-    hello::{self, Hello, HelloError, Identity, Lane, Welcome},
+    heights::{Heights, OwnHeight},
+    hello::{self, Hello, HelloError, Identity, Lane, Refusal, Welcome},
 };
 use crate::ids::{NodeId, StoreId};
 
@@ -70,6 +71,10 @@ pub struct Links {
     handler: Arc<dyn Handler>,
     /// In the place of TCP.
     network: Option<Arc<dyn Network>>,
+    own_height: OwnHeight,
+    pub(super) heights: Heights,
+    /// The height that this node's directory was at before it went back.
+    pub(super) outgrown: watch::Sender<Option<u64>>,
 }
 
 /// One place in the table of connections. The async lock makes callers of a node that is not
@@ -102,10 +107,14 @@ enum ConnectError {
 }
 
 impl Links {
-    /// No connections yet. The receiver is told of nodes whose process has ended (see
-    /// [`Links::is_gone`]).
-    pub fn new(me: Identity, handler: Arc<dyn Handler>) -> (Arc<Self>, mpsc::Receiver<NodeId>) {
-        Self::over(None, me, handler)
+    /// No connections yet; `own_height` reads how high this node's store stands. The receiver is told of
+    /// nodes whose process has ended (see [`Links::is_gone`]).
+    pub fn new(
+        me: Identity,
+        handler: Arc<dyn Handler>,
+        own_height: OwnHeight,
+    ) -> (Arc<Self>, mpsc::Receiver<NodeId>) {
+        Self::over(None, me, handler, own_height)
     }
 
     /// The same over another network than TCP.
@@ -113,6 +122,7 @@ impl Links {
         network: Option<Arc<dyn Network>>,
         me: Identity,
         handler: Arc<dyn Handler>,
+        own_height: OwnHeight,
     ) -> (Arc<Self>, mpsc::Receiver<NodeId>) {
         let (gone_reports, reports) = mpsc::channel(MAX_GONE_REPORTS);
         let links = Self {
@@ -125,6 +135,9 @@ impl Links {
             closed: AtomicBool::new(false),
             handler,
             network,
+            own_height,
+            heights: Heights::default(),
+            outgrown: watch::Sender::new(None),
         };
         (Arc::new(links), reports)
     }
@@ -141,6 +154,7 @@ impl Links {
 
     /// Where the others are from now on. Connections to nodes that moved are dropped.
     pub fn set_directory(&self, directory: Directory) {
+        self.heights.set_members(&directory.values().map(|(_, store)| *store).collect());
         let old = self.directory.swap(Arc::new(directory));
         let new = self.directory.load();
         let mut slots = self.slots.lock();
@@ -157,6 +171,7 @@ impl Links {
     /// Adds nodes of which the directory knows nothing yet. What it knows is newer: it came from the
     /// map, and this may come late.
     pub fn add_to_directory(&self, nodes: &Directory) {
+        self.heights.add_members(nodes.values().map(|(_, store)| *store));
         self.directory.rcu(|known| {
             let mut directory = Directory::clone(known);
             for (node, place) in nodes {
@@ -211,6 +226,9 @@ impl Links {
         let slot = self.slot(to, lane);
         if let Some(conn) = slot.alive() {
             return Ok(conn);
+        }
+        if self.outgrown().is_some() {
+            return Err(CallError::NotSent("this node's directory is an older copy of itself".into()));
         }
         if self.closed.load(Ordering::Relaxed) {
             return Err(CallError::NotSent("this node is stopping".into()));
@@ -278,11 +296,9 @@ impl Links {
     /// Closes every connection and makes no more.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
-        for slot in self.slots.lock().values() {
-            if let Some(conn) = slot.alive() {
-                conn.close();
-            }
-        }
+        let accepted: Vec<_> = self.accepted.lock().iter().filter_map(Weak::upgrade).collect();
+        let own: Vec<_> = self.slots.lock().values().filter_map(|slot| slot.alive()).collect();
+        accepted.into_iter().chain(own).for_each(|conn| conn.close());
     }
 
     fn slot(&self, to: &Peer, lane: Lane) -> Arc<Slot> {
@@ -294,17 +310,24 @@ impl Links {
         let me = self.identity();
         let known =
             hello.from.node.and_then(|node| self.directory.load().get(&node).map(|(_, store)| *store));
-        if let Some(reason) = hello.refusal(&me, known) {
-            tracing::warn!(from = ?hello.from.node, %reason, "refuse peer");
-            return hello::send(&mut socket, &Welcome::Err(reason)).await;
-        }
+        let judged = match hello.refusal(&me, known) {
+            Some(reason) => Err(Refusal::Other(reason)),
+            None => self.judge(&hello, &me),
+        };
+        let heard = match judged {
+            Ok(heard) => heard,
+            Err(refusal) => {
+                tracing::warn!(from = ?hello.from.node, reason = %refusal, "refuse peer");
+                return hello::send(&mut socket, &Welcome::Err(refusal)).await;
+            }
+        };
         hello::send(&mut socket, &Welcome::Ok((*me).clone())).await?;
-        let (read, write) = socket.into_halves();
-        let conn = Conn::start(hello.from.clone(), read, write, self.handler.clone());
+        let conn = self.start(hello.from.clone(), socket, heard);
         let mut accepted = self.accepted.lock();
         accepted.retain(|conn| conn.upgrade().is_some_and(|conn| !conn.is_closed()));
         accepted.push(Arc::downgrade(&conn));
         drop(accepted);
+        self.close_late(&conn);
         // Answering on the caller's connection spares making one of our own. Not so before this node
         // has a number: the caller was not told it, and would not take this node's appends there.
         if me.node.is_some()
@@ -362,17 +385,39 @@ impl Links {
             // under it, and must still be able to say so.
             from.node = None;
         }
+        let heard = meant.and_then(|(_, store)| self.heights.of(store));
         let exchange = async {
-            hello::send(&mut socket, &Hello::new(from, meant, lane)).await?;
+            hello::send(&mut socket, &Hello::new(from, meant, lane, heard)).await?;
             hello::receive::<Welcome>(&mut socket).await?.map_err(HelloError::Refused)
         };
         let peer = exchange.await.map_err(|error| match error {
             HelloError::Io(source) => ConnectError::Io { addr: addr.into(), source },
             HelloError::Malformed => ConnectError::Protocol { addr: addr.into() },
-            HelloError::Refused(reason) => ConnectError::Refused { addr: addr.into(), reason },
+            HelloError::Refused(refusal) => {
+                if let Refusal::Outgrown(height) = refusal {
+                    self.take_part_no_more(height);
+                }
+                ConnectError::Refused { addr: addr.into(), reason: refusal.to_string() }
+            }
         })?;
-        let (read, write) = socket.into_halves();
-        Ok(Conn::start(peer, read, write, self.handler.clone()))
+        match self.meet(&peer) {
+            Ok(heard) => Ok(self.start(peer, socket, heard)),
+            Err(height) => Err(ConnectError::Refused {
+                addr: addr.into(),
+                reason: format!("its directory is an older copy: it was at height {height} before"),
+            }),
+        }
+    }
+
+    fn start(&self, peer: Identity, socket: impl Socket, heard: Arc<AtomicU64>) -> Arc<Conn> {
+        Conn::start(peer, socket.into_halves(), self.handler.clone(), self.own_height.clone(), heard)
+    }
+
+    /// Closes a connection that was made while all were being closed.
+    fn close_late(&self, conn: &Conn) {
+        if self.closed.load(Ordering::Relaxed) {
+            conn.close();
+        }
     }
 
     fn adopt(self: &Arc<Self>, peer: Peer, lane: Lane, conn: &Arc<Conn>) {
@@ -380,6 +425,7 @@ impl Links {
             self.gone.lock().remove(&node);
         }
         *self.slot(&peer, lane).current.lock() = Some(conn.clone());
+        self.close_late(conn);
         if let (Peer::Node(node), Lane::Main) = (peer, lane) {
             tokio::spawn(probe_when_closed(self.clone(), node, conn.clone()));
         }

@@ -10,15 +10,19 @@
 //! - Calls on one connection arrive in the order they were sent; answers come in any order.
 //! - A call fails with [`CallError::NotSent`], [`CallError::Refused`] or [`CallError::Busy`] only if the other side has not
 //!   seen it and never will; every other failure leaves open what happened.
-//! - A node that is not who the caller meant (another cluster, another store) answers nothing.
+//! - A node that is not who the caller meant (another cluster, another store, a store that went back to
+//!   an earlier state) answers nothing.
 
 pub mod conn;
 pub mod frame;
+pub mod heights;
 pub mod hello;
 pub mod links;
 pub mod network;
+mod outgrown;
 
 pub use conn::{Call, CallError, Conn, Handler, Reply};
+pub use heights::Heard;
 pub use hello::{Identity, Lane};
 pub use links::{Links, Peer};
 pub use network::{Network, Socket};

@@ -13,7 +13,7 @@ use crate::{
     command::{Answer, At, Command, Query, Reply},
     coordinator::status::{Cluster, Coordinators},
     error::Error,
-    ids::{ClusterId, Epoch, GroupId, NodeId, Position, Span, StoreId, WorkerId},
+    ids::{ClusterId, Epoch, GroupId, NodeId, Opening, Position, Span, StoreId, WorkerId},
     ring::map::Map,
 };
 
@@ -51,6 +51,8 @@ pub enum ClusterCall {
         node: Option<NodeId>,
         /// The time by its clock.
         at: At,
+        /// The opening of its store.
+        opening: Opening,
     },
     /// A member worker lives.
     Heartbeat {
@@ -243,6 +245,11 @@ pub enum ClusterAnswer {
     },
     /// Where the middle is; `None` where all data has one position.
     Middle(Option<Position>),
+    /// The worker's directory went back to an earlier state.
+    Outgrown {
+        /// The height that it was at before.
+        height: u64,
+    },
 }
 
 /// A coordinator's place in the group.

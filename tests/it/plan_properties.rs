@@ -14,7 +14,7 @@ use quoring::{
         observed::{Observed, ShardSeen, WorkerSeen},
         plan::{self, FORMATION_GRACE_MS, Policy, Step},
     },
-    ids::{ClusterId, GroupId, NodeId, Position, StoreId, WorkerId},
+    ids::{ClusterId, GroupId, NodeId, Opening, Position, StoreId, WorkerId},
     ring::{
         map::{Coordinator, Map},
         placement::{self, Workers},
@@ -85,7 +85,16 @@ impl Cluster {
         self.joined += 1;
         let store = StoreId(Uuid::from_u128(self.joined.into()));
         let zone = zone.map(|zone| zone.to_string());
-        let join = Command::Join { id, store, addr: format!("h:{}", self.joined), zone, node: None, replace };
+        let opening = Opening { id: self.joined, height: 1 };
+        let join = Command::Join {
+            id,
+            store,
+            addr: format!("h:{}", self.joined),
+            zone,
+            node: None,
+            replace,
+            opening,
+        };
         if let Reply::Joined { node, .. } = self.apply(&join) {
             let seen = WorkerSeen { active: true, silent_for_ms: 0, ..WorkerSeen::default() };
             self.observed.workers.insert(node, seen);

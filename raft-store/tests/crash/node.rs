@@ -132,7 +132,7 @@ impl Node {
         }
         for (first, count, done) in waiting {
             done.await.unwrap().unwrap();
-            say(format_args!("A {} {first} {count} {}", self.group, self.term));
+            say(format_args!("A {} {first} {count} {} {}", self.group, self.term, self.store.height()));
         }
     }
 
@@ -154,7 +154,7 @@ impl Node {
         say(format_args!("t {} {last}", self.group));
         self.log.truncate_after(id).await.unwrap();
         self.last = last;
-        say(format_args!("T {} {last}", self.group));
+        say(format_args!("T {} {last} {}", self.group, self.store.height()));
         // The same index never has two entries of one term.
         self.vote().await;
     }
@@ -164,7 +164,7 @@ impl Node {
         let node = self.rng.random_range(1..4);
         say(format_args!("v {} {} {node}", self.group, self.term));
         self.log.save_vote(&vote(self.term, node)).await.unwrap();
-        say(format_args!("V {} {} {node}", self.group, self.term));
+        say(format_args!("V {} {} {node} {}", self.group, self.term, self.store.height()));
     }
 
     async fn purge(&mut self) {
@@ -221,7 +221,7 @@ impl Node {
         })
         .await
         .unwrap();
-        say(format_args!("D {group}"));
+        say(format_args!("D {group} {}", store.height()));
         let node = Node::start(group, store, leader, rng).await;
         assert_eq!((node.last, node.applied, node.model.len()), (0, 0, 0));
         node

@@ -21,6 +21,8 @@ pub(crate) struct Tally {
     pub(crate) purges: usize,
     pub(crate) installs: usize,
     pub(crate) drops: usize,
+    /// Openings that came after a height was told.
+    pub(crate) heights_checked: usize,
     pub(crate) truncations: usize,
     /// Steps that the kill met between beginning and end.
     pub(crate) torn_installs: usize,
@@ -30,6 +32,8 @@ pub(crate) struct Tally {
 #[derive(Default)]
 pub(crate) struct Oracle {
     groups: BTreeMap<u64, Group>,
+    /// The highest that the store was said to stand.
+    height: u64,
     seen: Tally,
 }
 
@@ -62,6 +66,14 @@ impl Oracle {
         let numbers: Vec<u64> = words.map(|word| word.parse().unwrap()).collect();
         let Some((&group, numbers)) = numbers.split_first() else { return };
         let group = self.groups.entry(group).or_default();
+        // What is confirmed is told with the store's height, last.
+        let numbers = match (step, numbers.split_last()) {
+            ("A" | "V" | "T" | "D", Some((height, rest))) => {
+                self.height = self.height.max(*height);
+                rest
+            }
+            _ => numbers,
+        };
         match (step, numbers) {
             ("a", &[first, count, term]) => {
                 (first..first + count).for_each(|index| group.begun.entry(index).or_default().push(term));
@@ -110,6 +122,10 @@ impl Oracle {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let store = open(dir);
+            let opened_at = store.opened_at();
+            assert!(opened_at > self.height, "opened at {opened_at}, and was at {} before", self.height);
+            self.seen.heights_checked += usize::from(self.height > 0);
+            self.height = opened_at;
             for id in 1..=GROUPS {
                 self.groups.entry(id).or_default().verify(id, &store, &mut self.seen).await;
             }
@@ -124,6 +140,7 @@ impl Oracle {
         tally.purges += seen.purges;
         tally.installs += seen.installs;
         tally.drops += seen.drops;
+        tally.heights_checked += seen.heights_checked;
         tally.truncations += seen.truncations;
         tally.torn_installs += seen.torn_installs;
         tally.torn_drops += seen.torn_drops;

@@ -2,7 +2,10 @@
 
 use std::{
     fs,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -10,7 +13,7 @@ use bytes::Bytes;
 use quoring::{
     command::At,
     error::Error,
-    ids::{ClusterId, Epoch, NodeId, StoreId},
+    ids::{ClusterId, Epoch, NodeId, Opening, StoreId},
     peer::{Conn, Handler, Identity, Lane, Links, Peer, Reply},
     ring::map::Map,
     router::calls::{self, ClusterAnswer, ClusterCall},
@@ -106,10 +109,17 @@ impl Handler for Silent {
     }
 }
 
+/// Higher than all before, as every opening of an honest store is.
+fn opening() -> Opening {
+    static HEIGHT: AtomicU64 = AtomicU64::new(1);
+    let height = HEIGHT.fetch_add(1, Ordering::Relaxed);
+    Opening { id: height, height }
+}
+
 /// Asks a node what nodes ask each other, as one that belongs to no cluster yet.
 async fn ask(port: u16, store: StoreId, call: &ClusterCall) -> Result<ClusterAnswer, Error> {
-    let me = Identity { cluster: None, node: None, store };
-    let (links, _gone) = Links::new(me, Arc::new(Silent));
+    let me = Identity { cluster: None, node: None, store, opening: opening() };
+    let (links, _gone) = Links::new(me, Arc::new(Silent), Arc::new(|| 0));
     let deadline = Instant::now() + HEAL;
     let (to, body) = (Peer::Addr(format!("127.0.0.1:{port}")), calls::cluster(deadline, call));
     let answer = links.call(&to, Lane::Main, calls::method::CLUSTER, body, deadline).await.unwrap();
@@ -170,6 +180,7 @@ async fn a_clock_that_is_far_off_is_told() {
         zone: None,
         node: None,
         at: At(at),
+        opening: opening(),
     };
     for (at, way) in [(now + HOURS, "ahead"), (now - HOURS, "behind"), (0, "behind"), (u64::MAX, "ahead")] {
         let told = ask(coordinator, store, &join(at)).await;

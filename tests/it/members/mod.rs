@@ -2,5 +2,6 @@
 
 mod coordinators;
 mod moves;
+mod put_back;
 mod restart;
 mod workers;

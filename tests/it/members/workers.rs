@@ -19,21 +19,27 @@ fn shown<'s>(status: &'s Value, id: &str) -> Result<&'s Value, String> {
 }
 
 /// Waits until the worker has a name, and `/cluster` shows it so.
-async fn until_shown(cluster: &Cluster, port: u16, what: &str, is: impl Fn(&Value) -> bool) -> String {
+pub(super) async fn until_shown(
+    cluster: &Cluster,
+    port: u16,
+    what: &str,
+    is: impl Fn(&Value) -> bool,
+) -> String {
     eventually(what, START, async || {
         let status = cluster.status().await?;
         let found = status["workers"].as_array().unwrap().iter();
+        // The one before it at this address may still be shown.
         let mut found = found.filter(|worker| worker["addr"] == format!("127.0.0.1:{port}"));
-        match found.next() {
-            Some(worker) if is(worker) => Ok(worker["id"].as_str().unwrap().to_owned()),
-            _ => Err(status.to_string()),
+        match found.find(|worker| is(worker)) {
+            Some(worker) => Ok(worker["id"].as_str().unwrap().to_owned()),
+            None => Err(status.to_string()),
         }
     })
     .await
 }
 
 /// The groups that run on a node, by its own metrics.
-async fn groups(node: &Node) -> Result<u64, String> {
+pub(super) async fn groups(node: &Node) -> Result<u64, String> {
     let text = node.http().get("/metrics").await.text();
     let line = text.lines().find_map(|line| line.strip_prefix("quoring_raft_groups "));
     line.and_then(|count| count.parse().ok()).ok_or(text)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! found [replication=N] [shards=N] [split_size=BYTES] [coordinators=N] [cluster=N]
-//! join ID [store=N] [addr=ADDR] [zone=ZONE] [node=N] [replace=yes]
+//! join ID [store=N] [addr=ADDR] [zone=ZONE] [node=N] [replace=yes] [opening=N] [height=N]
 //! ping ID ADDR, drain ID, undrain ID, remove ID, formed GROUP…
 //! split GROUP POSITION [epoch=N]           in hex
 //! place [epoch=N] START:NODE,NODE… …      START is the shard's number, 1 the first; new ones: START:new:NODE,…
@@ -29,6 +29,7 @@
 //! After every command the state is read back from its records, and the records that it said were
 //! changed are enough to keep a copy current.
 
+mod joining;
 mod seating;
 
 use std::{collections::BTreeMap, fmt::Write as _};
@@ -142,6 +143,7 @@ impl Coordinators {
             Reply::Joined { node, epoch, .. } => format!("joined as node {node}, epoch {epoch}"),
             Reply::Refused(sentence) => format!("refused: {sentence}"),
             Reply::Unknown(sentence) => format!("unknown: {sentence}"),
+            Reply::Outgrown { height } => format!("outgrown: the store was at {height}"),
             Reply::Split { shard, epoch } => format!("split off shard {shard}, epoch {epoch}"),
         };
         format!("{shown}\n{}", show_changed(&changed))
@@ -168,19 +170,6 @@ impl Coordinators {
             .collect();
         let cluster = ClusterId(Uuid::from_u128(words.named_number("cluster").unwrap_or(1).into()));
         self.apply(&Command::Found { cluster, settings, coordinators })
-    }
-
-    fn join(&mut self, words: &mut Words<'_>) -> String {
-        let id = words.next();
-        let command = Command::Join {
-            id: id.parse().unwrap(),
-            store: StoreId(Uuid::from_u128(words.named_number("store").unwrap_or(1).into())),
-            addr: words.named("addr").map_or_else(|| format!("{id}:8000"), str::to_owned),
-            zone: words.named("zone").map(str::to_owned),
-            node: words.named_number("node").map(NodeId),
-            replace: words.named("replace") == Some("yes"),
-        };
-        self.apply(&command)
     }
 
     fn map(&self) -> &Map {
