@@ -5,7 +5,7 @@
 //! where their outcome is unknown they are asked again under it, as a client would: what is told then is
 //! what became of the one write.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use quoring::{
@@ -13,7 +13,6 @@ use quoring::{
         Action, Answer, Command, Condition, OpResult, Query, Reply, Retry, RowOp, Value, Write, Written,
     },
     error::{Error, Outcome as Fate},
-    ids::GroupId,
     node::bare::Bare,
     router::{Consistency, Target},
 };
@@ -22,6 +21,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     linearizability::{Op, Outcome, Recorder, Value as Number},
+    node::Node,
     rng,
     world::{Failure, World},
 };
@@ -310,17 +310,14 @@ impl Client {
     }
 }
 
-/// A worker that believes to lead the shard of a key.
+/// A worker that believes to lead the shard of a key: of several, the one that was elected first.
 fn believed_leader(world: &World, key: usize) -> Option<usize> {
-    let leads =
-        |bare: &Arc<Bare>, group: GroupId| bare.host().get(group).is_some_and(|group| group.is_leader());
-    let believes = |node: &&super::node::Node| {
-        node.bare().is_some_and(|bare| {
-            bare.router().locate(&row(key)).is_some_and(|located| leads(bare, located.group))
-        })
+    let leads = |node: &Node| {
+        let bare = node.bare()?;
+        let located = bare.router().locate(&row(key))?;
+        Some((bare.host().get(located.group)?.leads_in()?, node.place))
     };
-    // Of several the first: an old leader among them is as good as any.
-    world.nodes.iter().find(believes).map(|node| node.place)
+    world.nodes.iter().filter_map(leads).min().map(|(_, place)| place)
 }
 
 async fn read(bare: &Bare, key: usize, consistency: Consistency, deadline: Instant) -> Told {

@@ -1,5 +1,7 @@
 //! What goes wrong: drawn from the seed, one thing after the other, many of them at the same time.
 
+use std::ops::RangeInclusive;
+
 use quoring::{consensus::host::LogLimits, ids::GroupId, router::Router};
 use rand::{RngExt, rngs::StdRng, seq::SliceRandom};
 use tokio::time::{Duration, Instant};
@@ -11,15 +13,16 @@ use super::{
     world::{Failure, World},
 };
 
-/// Between two faults, ms.
-const PAUSE_MS: std::ops::RangeInclusive<u64> = 50..=900;
+/// Between two faults, ms: in most runs one comes before the last one is over, in others the cluster has
+/// time to do its work.
+const PAUSES_MS: [RangeInclusive<u64>; 3] = [50..=900, 50..=900, 400..=3_000];
 
 /// How long a fault lasts, ms.
-const LASTS_MS: std::ops::RangeInclusive<u64> = 50..=3_000;
+const LASTS_MS: RangeInclusive<u64> = 50..=3_000;
 
 /// How long a node is down, ms: now and then so long that its replicas are made anew elsewhere.
-const DOWN_MS: std::ops::RangeInclusive<u64> = 20..=2_500;
-const DOWN_LONG_MS: std::ops::RangeInclusive<u64> = 4_500..=8_000;
+const DOWN_MS: RangeInclusive<u64> = 20..=2_500;
+const DOWN_LONG_MS: RangeInclusive<u64> = 4_500..=8_000;
 
 /// The time for an order to the coordinators.
 const ORDER: Duration = Duration::from_secs(2);
@@ -32,6 +35,9 @@ pub(crate) enum Fault {
     Stop,
     Pause,
     CutOff,
+    /// Whoever leads some shard.
+    CutOffLeader,
+    PauseLeader,
     CutPair,
     Split,
     Slow,
@@ -46,7 +52,7 @@ pub(crate) enum Fault {
 }
 
 /// Faults of machines, disks and network.
-pub(crate) const FAULTS: [Fault; 16] = [
+pub(crate) const FAULTS: [Fault; 18] = [
     Fault::Crash(Crash::Killed),
     Fault::Crash(Crash::Killed),
     Fault::Crash(Crash::Unpowered),
@@ -56,6 +62,8 @@ pub(crate) const FAULTS: [Fault; 16] = [
     Fault::Stop,
     Fault::Pause,
     Fault::CutOff,
+    Fault::CutOffLeader,
+    Fault::PauseLeader,
     Fault::CutPair,
     Fault::Split,
     Fault::Slow,
@@ -83,13 +91,16 @@ enum Back {
 pub(crate) struct Faults {
     rng: StdRng,
     kinds: Vec<Fault>,
+    pause_ms: RangeInclusive<u64>,
     next_at: u64,
     back: Vec<(u64, Back)>,
 }
 
 impl Faults {
     pub(crate) fn new(seed: u64, kinds: Vec<Fault>) -> Self {
-        Self { rng: rng(seed, "faults", 0), kinds, next_at: 0, back: Vec::new() }
+        let mut rng = rng(seed, "faults", 0);
+        let pause_ms = PAUSES_MS[rng.random_range(0..PAUSES_MS.len())].clone();
+        Self { rng, kinds, pause_ms, next_at: 0, back: Vec::new() }
     }
 
     /// What happens in this ms.
@@ -99,7 +110,7 @@ impl Faults {
         if now < self.next_at {
             return Ok(());
         }
-        self.next_at = now + self.rng.random_range(PAUSE_MS);
+        self.next_at = now + self.rng.random_range(self.pause_ms.clone());
         let kind = self.kinds[self.rng.random_range(0..self.kinds.len())];
         self.strike(kind, world)
     }
@@ -143,7 +154,13 @@ impl Faults {
                 world.stop(one, down);
             }
             Fault::Pause => world.pause(one, lasts),
-            Fault::CutOff => {
+            Fault::PauseLeader => {
+                let leader = self.leader(world).unwrap_or(one);
+                world.pause(leader, lasts);
+            }
+            Fault::CutOff | Fault::CutOffLeader => {
+                let leader = if kind == Fault::CutOffLeader { self.leader(world) } else { None };
+                let one = leader.unwrap_or(one);
                 let all = 0..world.nodes.len();
                 let others = all.filter(|other| *other != one);
                 let ways = others.flat_map(|other| [(one, other), (other, one)]).collect();
@@ -211,6 +228,16 @@ impl Faults {
     fn down(&mut self) -> u64 {
         let long = self.rng.random_bool(0.1);
         self.rng.random_range(if long { DOWN_LONG_MS } else { DOWN_MS })
+    }
+
+    /// Whoever leads some shard.
+    fn leader(&mut self, world: &World) -> Option<Place> {
+        let map = world.map()?;
+        let shards: Vec<GroupId> = map.shards.values().map(|shard| shard.group).collect();
+        if shards.is_empty() {
+            return None;
+        }
+        world.leader(shards[self.rng.random_range(0..shards.len())]).map(|(place, _)| place)
     }
 
     fn cut(&mut self, ways: Vec<(Place, Place)>, until: u64, world: &World) {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use quoring::{config, node::bare::Bare, peer::Network};
-use raft_store::Store;
+use raft_store::{Stats, Store};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     time::{Instant, advance, sleep_until},
@@ -66,6 +66,11 @@ impl Node {
     /// What its program is asked by; `None` while it is down.
     pub(crate) fn bare(&self) -> Option<&Arc<Bare>> {
         self.life.as_ref().map(|life| &life.bare)
+    }
+
+    /// The counters of its store; `None` while it is down.
+    pub(crate) fn stats(&self) -> Option<Stats> {
+        self.life.as_ref().map(|life| life.store.stats())
     }
 
     /// Where tasks of others run on it; `None` while it is down.

@@ -3,14 +3,18 @@
 
 use std::fmt;
 
+use quoring::ids::Epoch;
+
 use super::{
     clients::{Clients, Reads},
     faults::{self, Fault, Faults},
-    world::{Failure, Spec, World},
+    world::{Failure, Spec, Tally, World},
 };
 
 /// For the cluster to be founded and to have all its shards, ms.
 const FOUND_MS: u64 = 30_000;
+
+const SECOND_MS: u64 = 1_000;
 
 /// For the cluster to be whole again once all faults have ended, ms: replicas may have to be made anew
 /// one after the other.
@@ -54,12 +58,18 @@ pub(crate) struct Report {
     pub(crate) entries: usize,
     pub(crate) terms: usize,
     pub(crate) shards: usize,
+    pub(crate) epoch: Epoch,
+    pub(crate) tally: Tally,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { simulated_ms, answers, entries, terms, shards } = self;
-        write!(f, "{simulated_ms} ms, {answers} answers, {entries} entries, {terms} terms, {shards} shards")
+        let Report { simulated_ms, answers, entries, terms, shards, epoch, tally } = self;
+        write!(
+            f,
+            "{simulated_ms} ms, {answers} answers, {entries} entries, {terms} terms, {shards} shards, "
+        )?;
+        write!(f, "epoch {epoch}, {tally:?}")
     }
 }
 
@@ -72,6 +82,10 @@ pub(crate) fn run(seed: u64, plan: &Plan) -> Result<Report, (Failure, String)> {
 
 fn play(world: &mut World, seed: u64, plan: &Plan) -> Result<Report, Failure> {
     world.until("the cluster is founded", FOUND_MS, |_| Ok(()), World::is_whole)?;
+    // At a full second: however long that took, what follows is drawn for the same moments.
+    while !world.now.is_multiple_of(SECOND_MS) {
+        world.tick()?;
+    }
     world.note("the cluster is whole, and clients come");
     let mut clients = Clients::new(seed, plan.clients, plan.keys, plan.reads);
     let mut faults = Faults::new(seed, plan.faults.clone());
@@ -117,5 +131,7 @@ fn play(world: &mut World, seed: u64, plan: &Plan) -> Result<Report, Failure> {
         entries: world.watch.entries(),
         terms: world.watch.terms(),
         shards: world.map().map_or(0, |map| map.shards.len()),
+        epoch: world.map().map_or(Epoch(0), |map| map.epoch),
+        tally: world.tally(),
     })
 }

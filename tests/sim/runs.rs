@@ -7,8 +7,11 @@ use tracing_subscriber::EnvFilter;
 use super::{
     faults,
     run::{Plan, run},
-    world::Spec,
+    world::{Spec, Tally},
 };
+
+/// Seeds of each test in `cargo test`.
+const FEW: u64 = 4;
 
 /// The seeds of a test: `few` of them unless `SIM_SEEDS` or `SIM_SEED` says otherwise.
 pub(crate) fn seeds(few: u64) -> Vec<u64> {
@@ -30,29 +33,41 @@ fn log() {
     });
 }
 
-fn all(test: &str, few: u64, plan: &Plan) {
+fn all(test: &str, few: u64, plan: impl Fn(u64) -> Plan) -> Tally {
+    let mut tally = Tally::default();
     for seed in seeds(few) {
         let began = Instant::now();
-        match run(seed, plan) {
-            Ok(report) => println!("{test}, seed {seed}: {report}, {:.1} s", began.elapsed().as_secs_f64()),
+        match run(seed, &plan(seed)) {
+            Ok(report) => {
+                println!("{test}, seed {seed}: {report}, {:.1} s", began.elapsed().as_secs_f64());
+                tally += report.tally;
+            }
             Err((failure, events)) => {
                 panic!("{test}, SIM_SEED={seed}: {failure}\nthe last events:\n{events}")
             }
         }
     }
+    tally
+}
+
+/// Whether so many seeds ran that what they did not show is a fault of the simulation.
+fn is_telling() -> bool {
+    seeds(FEW).len() as u64 >= FEW
 }
 
 #[test]
 fn faults_of_machines_and_network() {
-    all("faults", 4, &Plan::default());
+    let tally = all("faults", FEW, |seed| Plan { spec: Spec::drawn(seed), ..Plan::default() });
+    assert!(!is_telling() || (tally.crashes > 20 && tally.stops > 0), "{tally:?}");
 }
 
 #[test]
 fn faults_while_the_cluster_changes() {
-    let plan = Plan {
+    let plan = |_| Plan {
         spec: Spec { workers: 4, spares: 1, shards: 2, ..Spec::default() },
         faults: faults::with_changes(),
         ..Plan::default()
     };
-    all("changes", 4, &plan);
+    let tally = all("changes", FEW, plan);
+    assert!(!is_telling() || (tally.splits > 0 && tally.snapshots > 0), "{tally:?}");
 }

@@ -3,7 +3,7 @@
 //!
 //! All of it is on one thread. What ends a run is a [`Failure`], which says what was seen to be wrong.
 
-use std::{collections::VecDeque, fmt, fs, path::PathBuf, sync::Arc};
+use std::{collections::VecDeque, fmt, fs, ops::AddAssign, path::PathBuf, sync::Arc};
 
 use quoring::{
     command::{Answer, At, Query, Scan},
@@ -13,6 +13,7 @@ use quoring::{
     ring::map::Map,
     shard::query,
 };
+use raft_store::Stats;
 use rand::{RngExt, rngs::StdRng, seq::SliceRandom};
 use tempfile::TempDir;
 
@@ -40,13 +41,54 @@ pub(crate) struct Spec {
     /// Workers that may be started later.
     pub(crate) spares: usize,
     pub(crate) shards: u32,
+    pub(crate) replication: u32,
     /// How long disks say "synced" before it is true, ms: 0 for honest ones.
     pub(crate) lies_ms: u64,
 }
 
 impl Default for Spec {
     fn default() -> Self {
-        Self { coordinators: 3, workers: 4, spares: 1, shards: 3, lies_ms: 0 }
+        Self { coordinators: 3, workers: 4, spares: 1, shards: 3, replication: 3, lies_ms: 0 }
+    }
+}
+
+impl Spec {
+    /// A cluster of some shape.
+    pub(crate) fn drawn(seed: u64) -> Self {
+        let mut rng = rng(seed, "spec", 0);
+        let workers = rng.random_range(3..=5);
+        Self {
+            coordinators: if rng.random_bool(0.2) { 1 } else { 3 },
+            workers,
+            shards: rng.random_range(1..=4),
+            replication: if workers == 5 && rng.random_bool(0.5) { 5 } else { 3 },
+            ..Self::default()
+        }
+    }
+}
+
+/// What happened in a run, as far as a run in which it does not is worth less.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Tally {
+    pub(crate) crashes: u64,
+    pub(crate) stops: u64,
+    pub(crate) snapshots: u64,
+    pub(crate) splits: u64,
+}
+
+impl Tally {
+    fn note(&mut self, store: &Stats) {
+        self.snapshots += store.installs_total;
+        self.splits += store.forks_total;
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.crashes += other.crashes;
+        self.stops += other.stops;
+        self.snapshots += other.snapshots;
+        self.splits += other.splits;
     }
 }
 
@@ -86,6 +128,8 @@ pub(crate) struct World {
     restarts: Vec<(u64, Place)>,
     /// Stops under way, and when a node is started again that was stopped.
     stopping: Vec<(Place, u64)>,
+    /// Of the lives that have ended.
+    tally: Tally,
     _dir: TempDir,
 }
 
@@ -96,6 +140,7 @@ fn address(name: &str) -> Address {
 fn settings(spec: &Spec) -> Settings {
     Settings {
         shards: spec.shards,
+        replication: spec.replication,
         ping_interval_ms: 500,
         inactive_after_ms: 1_500,
         replace_after_ms: 4_000,
@@ -144,6 +189,7 @@ impl World {
             events: VecDeque::new(),
             restarts: Vec::new(),
             stopping: Vec::new(),
+            tally: Tally::default(),
             _dir: dir,
             spec,
         };
@@ -191,6 +237,10 @@ impl World {
         self.look()?;
         self.note(format!("{} is {crash:?}", self.nodes[place].name));
         self.stopping.retain(|(stopping, _)| *stopping != place);
+        if let Some(stats) = self.nodes[place].stats() {
+            self.tally.note(&stats);
+        }
+        self.tally.crashes += 1;
         self.nodes[place].crash(self.now, crash).map_err(Failure::Node)?;
         self.restarts.push((self.now + down_ms, place));
         Ok(())
@@ -243,6 +293,7 @@ impl World {
                 Some(Ended::Stopped) => {
                     let at = self.stopping.iter().position(|(stopping, _)| *stopping == place);
                     let down_ms = at.map_or(0, |at| self.stopping.remove(at).1);
+                    self.tally.stops += 1;
                     self.crash(place, Crash::Killed, down_ms)?;
                 }
                 Some(Ended::Failed(why)) => {
@@ -260,6 +311,15 @@ impl World {
     /// Compares what the replicas have applied.
     pub(crate) fn look(&mut self) -> Result<(), Failure> {
         self.watch.applied(&self.nodes).map_err(Failure::Broken)
+    }
+
+    /// What has happened so far.
+    pub(crate) fn tally(&self) -> Tally {
+        let mut tally = self.tally;
+        self.nodes.iter().filter_map(Node::stats).for_each(|stats| tally.note(&stats));
+        // A stop ends a life as a crash does.
+        tally.crashes -= tally.stops;
+        tally
     }
 
     /// The newest map that any node has.
@@ -284,7 +344,8 @@ impl World {
             }
         }
         for shard in map.shards.values() {
-            let leader = self.leader(shard.group).ok_or(format!("shard {} has no leader", shard.group))?;
+            let (_, leader) =
+                self.leader(shard.group).ok_or(format!("shard {} has no leader", shard.group))?;
             let status = leader.status();
             let wanted = shard.replicas.iter().copied().collect();
             if !shard.formed || status.voters != wanted || !status.learners.is_empty() || status.joint {
@@ -294,10 +355,11 @@ impl World {
         Ok(())
     }
 
-    /// The replica that leads a group, by its own word, with a majority behind it.
-    fn leader(&self, group: GroupId) -> Option<Arc<Group>> {
-        let replicas = self.nodes.iter().filter_map(|node| node.bare()?.host().get(group));
-        replicas.filter(|group| group.status().settled).max_by_key(|group| group.status().term)
+    /// Who leads a group, by its own word, with a majority behind it.
+    pub(crate) fn leader(&self, group: GroupId) -> Option<(Place, Arc<Group>)> {
+        let replica = |node: &Node| Some((node.place, node.bare()?.host().get(group)?));
+        let replicas = self.nodes.iter().filter_map(replica);
+        replicas.filter(|(_, group)| group.status().settled).max_by_key(|(_, group)| group.status().term)
     }
 
     /// Why the replicas of some shard do not show the same rows, versions and times, or are not where
