@@ -4,10 +4,11 @@
 //! workers, one system at a time, each from an empty directory; which goes first alternates too. In
 //! each round every load runs on both by way of `quoring bench`; what is shown are medians over the
 //! rounds, and their ratios. With `--outages`, what is measured is how long writers are held up when
-//! a leader goes.
+//! a leader goes; with `--growth`, what Quoring costs as shards, values and data grow.
 
 #![allow(missing_docs)]
 
+mod growth;
 mod loads;
 mod outage;
 mod summary;
@@ -24,9 +25,10 @@ use clap::Parser;
 use rustix::process::Signal;
 
 use crate::{
+    growth::{Part, Sizes},
     loads::{LOADS, Load, PUT_RATES},
     summary::{Runs, Summary},
-    systems::{Etcd, Quoring, System},
+    systems::{Etcd, Quoring, Shape, System},
 };
 
 type Error = Box<dyn std::error::Error>;
@@ -53,6 +55,26 @@ struct Options {
     /// Instead of the loads: take the leader away so many times, once killed and once stopped
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     outages: Option<u32>,
+    /// Instead of the loads: what Quoring costs as it grows; of all parts, or of these
+    #[arg(
+        long,
+        value_name = "PARTS",
+        value_delimiter = ',',
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_values = ["shards", "values", "keys", "memory"],
+        conflicts_with = "outages"
+    )]
+    growth: Option<Vec<Part>>,
+    /// The many keys of --growth
+    #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    keys: u64,
+    /// The keys of all its other rows
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    few_keys: u64,
+    /// Puts a second while a worker joins there
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    join_rate: u32,
     /// Shards of the cluster
     #[arg(long, default_value_t = 16)]
     shards: u32,
@@ -62,8 +84,9 @@ struct Options {
     /// Where the servers keep their data: a disk, no memory file system
     #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
     dir: PathBuf,
-    #[arg(long, default_value = "cluster-bench.json")]
-    json: PathBuf,
+    /// The results [default: cluster-bench.json; of --growth growth-bench.json]
+    #[arg(long)]
+    json: Option<PathBuf>,
     /// `cargo bench` says so.
     #[arg(long, hide = true)]
     bench: bool,
@@ -75,9 +98,10 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let options = Options::parse();
-    let measured = match options.outages {
-        Some(times) => outages(&options, times),
-        None => compare(&options),
+    let measured = match (&options.growth, options.outages) {
+        (Some(parts), _) => grow(&options, parts),
+        (None, Some(times)) => outages(&options, times),
+        (None, None) => compare(&options),
     };
     match measured {
         Ok(()) => ExitCode::SUCCESS,
@@ -88,7 +112,21 @@ fn main() -> ExitCode {
     }
 }
 
+fn grow(options: &Options, parts: &[Part]) -> Result<(), Error> {
+    growth::measure(&Sizes {
+        parts: parts.to_vec(),
+        few_keys: options.few_keys,
+        many_keys: options.keys,
+        duration: options.duration.clone(),
+        warmup: options.warmup.clone(),
+        rate: options.join_rate,
+        dir: options.dir.clone(),
+        json: options.json.clone().unwrap_or_else(|| "growth-bench.json".into()),
+    })
+}
+
 fn compare(options: &Options) -> Result<(), Error> {
+    let json = options.json.clone().unwrap_or_else(|| "cluster-bench.json".into());
     let etcd = options.systems.iter().any(|system| system == "etcd").then(|| etcd(options)).transpose()?;
     let mut runs = BTreeMap::<&'static str, Runs>::new();
     for round in 0..options.rounds {
@@ -103,18 +141,21 @@ fn compare(options: &Options) -> Result<(), Error> {
             measure(options, &*start(options, name, etcd.as_deref(), dir.path())?, &mut runs)?;
             // A run that is cut short has shown something, too.
             let summary = Summary::new(&runs, etcd.as_deref())?;
-            fs::write(&options.json, serde_json::to_vec_pretty(&summary)?)?;
+            fs::write(&json, serde_json::to_vec_pretty(&summary)?)?;
         }
     }
     println!("{}", Summary::new(&runs, etcd.as_deref())?.text());
-    println!("All runs are in {}.", options.json.display());
+    println!("All runs are in {}.", json.display());
     Ok(())
 }
 
 fn start(options: &Options, name: &str, etcd: Option<&Path>, dir: &Path) -> Result<Box<dyn System>, Error> {
     match (name, etcd) {
         ("etcd", Some(binary)) => Ok(Box::new(Etcd::start(binary, dir)?)),
-        ("quoring", _) => Ok(Box::new(Quoring::start(dir, options.shards, options.workers_only)?)),
+        ("quoring", _) => {
+            let shape = Shape { shards: options.shards, workers_only: options.workers_only, settings: "" };
+            Ok(Box::new(Quoring::start(dir, shape)?))
+        }
         _ => Err(format!("--systems: '{name}' is neither etcd nor quoring").into()),
     }
 }

@@ -164,7 +164,8 @@ fn line(load: &Load, runs: &BTreeMap<&'static str, Runs>) -> Option<Line> {
     Some(Line { load: load.name, etcd, quoring, ratios })
 }
 
-fn machine() -> BTreeMap<&'static str, String> {
+/// What this was measured on.
+pub(crate) fn machine() -> BTreeMap<&'static str, String> {
     let line = |path: &str, name: &str| {
         let text = fs::read_to_string(path).unwrap_or_default();
         let value = text.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_once(':'));

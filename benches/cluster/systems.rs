@@ -37,7 +37,7 @@ pub(crate) trait System {
     fn heal(&mut self) -> Result<(), Error>;
 }
 
-fn send(child: u32, signal: Signal) -> Result<(), Error> {
+pub(crate) fn send(child: u32, signal: Signal) -> Result<(), Error> {
     let pid = i32::try_from(child).ok().and_then(Pid::from_raw).ok_or("a process has no number")?;
     Ok(kill_process(pid, signal)?)
 }
@@ -134,9 +134,13 @@ impl Etcd {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "whether etcd is healthy, only asking can tell")]
 pub(crate) fn pause() {
-    std::thread::sleep(POLL_INTERVAL);
+    rest(POLL_INTERVAL);
+}
+
+#[expect(clippy::disallowed_methods, reason = "how another process is, only asking again can tell")]
+pub(crate) fn rest(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// Whether a member says that it is, which needs a leader.
@@ -193,6 +197,16 @@ impl Drop for Etcd {
     }
 }
 
+/// Three coordinators and three workers, as they are told to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape<'s> {
+    pub(crate) shards: u32,
+    /// Whether the load goes to the workers alone.
+    pub(crate) workers_only: bool,
+    /// Further lines of `[cluster]`.
+    pub(crate) settings: &'s str,
+}
+
 /// Three coordinators and three workers.
 pub(crate) struct Quoring {
     dir: PathBuf,
@@ -204,10 +218,12 @@ pub(crate) struct Quoring {
 }
 
 impl Quoring {
-    pub(crate) fn start(dir: &Path, shards: u32, workers_only: bool) -> Result<Quoring, Error> {
+    pub(crate) fn start(dir: &Path, shape: Shape<'_>) -> Result<Quoring, Error> {
+        let Shape { shards, workers_only, settings } = shape;
         let ports = free_ports::<6>()?;
         let (coordinators, workers) = ports.split_at(3);
-        let mut text = format!("[cluster]\nname = \"bench\"\nreplication = 3\nshards = {shards}\n");
+        let mut text =
+            format!("[cluster]\nname = \"bench\"\nreplication = 3\nshards = {shards}\n{settings}\n");
         for port in coordinators {
             writeln!(text, "[[coordinator]]\nport = {port}")?;
         }
@@ -239,14 +255,48 @@ impl Quoring {
         Ok(quoring)
     }
 
-    fn command(&self, words: &[&str]) -> Result<Vec<u8>, Error> {
-        let config = self.dir.join("cluster.toml");
-        let program = env!("CARGO_BIN_EXE_quoring");
-        let output = Command::new(program).args(words).arg("--config").arg(config).output()?;
+    /// The command `quoring`, about this cluster.
+    pub(crate) fn quoring(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quoring"));
+        command.args(words).arg("--config").arg(self.dir.join("cluster.toml"));
+        command
+    }
+
+    pub(crate) fn command(&self, words: &[&str]) -> Result<Vec<u8>, Error> {
+        let output = self.quoring(words).output()?;
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned().into());
         }
         Ok(output.stdout)
+    }
+}
+
+/// A node that runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Running {
+    pub(crate) pid: u32,
+    pub(crate) port: u16,
+}
+
+impl Quoring {
+    /// The nodes of a role that run.
+    pub(crate) fn nodes(&self, role: &str) -> Result<Vec<Running>, Error> {
+        let status: Value = serde_json::from_slice(&self.command(&["status", "--json"])?)?;
+        let nodes = status["nodes"].as_array().ok_or("quoring status lists no nodes")?;
+        let running = |node: &Value| {
+            let port = node["addr"].as_str()?.rsplit_once(':')?.1.parse().ok()?;
+            Some(Running { pid: u32::try_from(node["pid"].as_u64()?).ok()?, port })
+        };
+        let of_role: Vec<_> = nodes.iter().filter(|node| node["role"] == role).filter_map(running).collect();
+        if of_role.is_empty() { Err(format!("no {role} runs").into()) } else { Ok(of_role) }
+    }
+
+    /// Writes another worker into cluster.toml, to be started with `up`.
+    pub(crate) fn add_worker(&self) -> Result<u16, Error> {
+        let [port] = free_ports::<1>()?;
+        let mut config = File::options().append(true).open(self.dir.join("cluster.toml"))?;
+        writeln!(config, "[[worker]]\nport = {port}")?;
+        Ok(port)
     }
 }
 
@@ -267,11 +317,8 @@ impl System for Quoring {
 
     /// Every worker leads some shards.
     fn take_leader(&mut self, time: u32, signal: Signal) -> Result<(), Error> {
-        let status: Value = serde_json::from_slice(&self.command(&["status", "--json"])?)?;
-        let nodes = status["nodes"].as_array().ok_or("quoring status lists no nodes")?;
-        let workers: Vec<_> = nodes.iter().filter(|node| node["role"] == "worker").collect();
-        let pid = workers[time as usize % workers.len()]["pid"].as_u64().ok_or("a worker does not run")?;
-        send(u32::try_from(pid)?, signal)
+        let workers = self.nodes("worker")?;
+        send(workers[time as usize % workers.len()].pid, signal)
     }
 
     fn heal(&mut self) -> Result<(), Error> {
