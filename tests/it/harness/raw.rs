@@ -8,6 +8,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::ports::host_of;
+
 /// For an answer, or the connection's end, to come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -20,7 +22,7 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) async fn connect(port: u16) -> Self {
-        Self { socket: TcpStream::connect(("127.0.0.1", port)).await.unwrap(), received: Vec::new() }
+        Self { socket: TcpStream::connect((host_of(port), port)).await.unwrap(), received: Vec::new() }
     }
 
     /// Sends bytes; whether the other side still takes them is seen by its answer.

@@ -4,4 +4,5 @@ mod checker;
 mod checker_test;
 mod client;
 mod recorder;
+mod under_cuts;
 mod under_faults;
