@@ -10,6 +10,7 @@
 mod api;
 mod bad_input;
 mod cli;
+mod cuts;
 mod examples;
 mod faults;
 mod harness;

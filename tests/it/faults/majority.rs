@@ -1,6 +1,6 @@
 //! Shards without a majority: 503 means not applied, 504 means unknown, and no request hangs.
 
-use crate::harness::{Cluster, HEAL, Node, Spec, eventually};
+use crate::harness::{Cluster, HEAL, Node, Spec, check_times, eventually};
 
 #[tokio::test]
 async fn writes_without_an_answer_are_unknown_then_refused() {
@@ -55,20 +55,6 @@ request_timeout = \"2s\"",
         }
     }
     panic!("no write was proposed without an answer: {refused:?}");
-}
-
-/// Asserts that every request for a key was answered within `request_timeout` (1 s) and 1.5 s.
-#[track_caller]
-fn check_times(metrics: &str) {
-    let of = |series: &str, bound: &str| -> f64 {
-        let lines = metrics.lines().filter(|line| {
-            line.starts_with(series) && line.contains("route=\"/kv/{key}\"") && line.contains(bound)
-        });
-        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
-    };
-    let all = of("quoring_http_request_seconds_count", "");
-    let in_time = of("quoring_http_request_seconds_bucket", "le=\"2.5\"");
-    assert!(all > 0.0 && in_time >= all, "{in_time} of {all} within 2.5 s");
 }
 
 #[tokio::test]

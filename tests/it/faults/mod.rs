@@ -1,6 +1,7 @@
 //! Nodes that are killed, stopped, paused and started again, under a steady load.
 
 mod coordinators;
+mod disk;
 mod graceful;
 mod idle;
 mod kill;

@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
-use super::{HEAL, Http, Node, Role, START, Spec, Workdir, eventually, free_port};
+use super::{HEAL, Http, Network, Node, Role, START, Spec, Workdir, eventually, free_port};
 
 /// Clusters that a test has for itself, at once: each is up to six processes that sync to one disk.
 const PRIVATE_CLUSTERS: usize = 2;
@@ -44,6 +44,23 @@ impl Cluster {
     /// The same, with nothing started yet.
     pub(crate) async fn unstarted(name: &str, spec: Spec) -> Self {
         Self::prepare(name, spec, Some(private().await))
+    }
+
+    /// Starts a cluster in a network, and waits until it is whole.
+    pub(crate) async fn start_in(network: &Network, name: &str, spec: Spec) -> Self {
+        let mut cluster = Self::unstarted(name, spec).await;
+        let mut coordinators = Vec::new();
+        for node in &mut cluster.nodes {
+            let host = network.add(node.port).await;
+            node.put_at(host);
+            node.put_behind(network.before(node.port));
+            if node.role == Role::Coordinator {
+                coordinators.push(format!("{host}:{}", node.port));
+            }
+        }
+        cluster.nodes.iter_mut().for_each(|node| node.set_coordinators(&coordinators.join(",")));
+        cluster.restart_all().await;
+        cluster
     }
 
     /// The cluster that all tests share that neither hurt it nor mind what others write.

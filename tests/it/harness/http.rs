@@ -11,6 +11,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
 
+use super::ports::host_of;
+
 /// Longer than any node may take for an answer (request_timeout + 1.5 s; tests use the default 5 s
 /// or less), and then some: a busy machine is no bug.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -120,7 +122,7 @@ impl Call {
     /// Sends it once.
     pub(crate) async fn attempt(&self) -> Result<Answer, Failure> {
         let broken = |error: hyper::Error| Failure::Broken(format!("{self:?}: {error}"));
-        let socket = TcpStream::connect(("127.0.0.1", self.port)).await;
+        let socket = TcpStream::connect((host_of(self.port), self.port)).await;
         let socket = socket.map_err(|error| Failure::NotSent(format!("port {}: {error}", self.port)))?;
         let _ = socket.set_nodelay(true);
         let (mut sender, connection) = http1::handshake(TokioIo::new(socket))
@@ -246,4 +248,19 @@ pub(crate) fn check_problem(problem: &Value, status: u16) -> Value {
     let outcome = if status == 504 { "unknown" } else { "none" };
     assert_eq!(problem["outcome"], outcome, "{problem}");
     problem.clone()
+}
+
+/// Asserts by a node's metrics, and its own clock, that every request for a key was answered within a
+/// `request_timeout` of 1 s and 1.5 s.
+#[track_caller]
+pub(crate) fn check_times(metrics: &str) {
+    let of = |series: &str, bound: &str| -> f64 {
+        let lines = metrics.lines().filter(|line| {
+            line.starts_with(series) && line.contains("route=\"/kv/{key}\"") && line.contains(bound)
+        });
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    };
+    let all = of("quoring_http_request_seconds_count", "");
+    let in_time = of("quoring_http_request_seconds_bucket", "le=\"2.5\"");
+    assert!(all > 0.0 && in_time >= all, "{in_time} of {all} within 2.5 s");
 }

@@ -4,9 +4,11 @@
 
 mod cluster;
 mod command;
+mod disk;
 mod http;
 mod kept;
 mod load;
+mod network;
 mod node;
 mod ports;
 mod process;
@@ -18,9 +20,11 @@ mod workdir;
 pub(crate) use self::{
     cluster::{Cluster, private},
     command::{Output, quoring, quoring_with_stdin, spawn_quoring},
-    http::{Answer, Call, Failure, Http, names},
+    disk::Disk,
+    http::{Answer, Call, Failure, Http, check_times, names},
     kept::Kept,
     load::Load,
+    network::{Network, in_network},
     node::{Node, Role},
     ports::free_port,
     process::{Process, own_memory},

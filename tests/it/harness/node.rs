@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     process::ExitStatus,
     sync::Mutex,
@@ -30,6 +31,8 @@ pub(crate) struct Node {
     pub(crate) dir: PathBuf,
     pub(crate) log: PathBuf,
     args: Vec<OsString>,
+    /// Commands before the node's own.
+    before: Vec<OsString>,
     /// `None` while a test wants it down.
     process: Mutex<Option<Process>>,
 }
@@ -60,7 +63,27 @@ impl Node {
             }
         }
         args.extend(further.iter().map(OsString::from));
-        Self { role, port, dir, log, args, process: Mutex::new(None) }
+        Self { role, port, dir, log, args, before: Vec::new(), process: Mutex::new(None) }
+    }
+
+    /// Has it started behind other commands, which become it in the end.
+    pub(crate) fn put_behind(&mut self, before: Vec<OsString>) {
+        self.before = before;
+    }
+
+    /// Where the coordinators are, if not where the node was told at first.
+    pub(super) fn set_coordinators(&mut self, addresses: &str) {
+        let place = match self.role {
+            Role::Coordinator => 1 + self.args.iter().position(|arg| arg == "--peers").expect("it has peers"),
+            // PORT DIR COORDINATORS
+            Role::Worker => 3,
+        };
+        self.args[place] = addresses.into();
+    }
+
+    /// Has it listen at another address than loopback's.
+    pub(super) fn put_at(&mut self, host: IpAddr) {
+        self.args.extend(["--listen".into(), host.to_string().into()]);
     }
 
     /// The same in a zone.
@@ -85,7 +108,8 @@ impl Node {
         let mut process = self.process.lock().unwrap();
         assert!(process.is_none(), "{} runs already", self.port);
         let root = self.log.parent().unwrap();
-        *process = Some(Process::quoring(&self.args, root, &self.log).expect("start quoring by setpriv"));
+        let started = Process::quoring_behind(&self.before, &self.args, root, &self.log);
+        *process = Some(started.expect("start quoring by setpriv"));
     }
 
     /// Whether a test wants it to run.

@@ -5,9 +5,13 @@
 //! of other tests do.
 
 use std::{
+    collections::BTreeMap,
     fs,
-    net::TcpListener,
-    sync::atomic::{AtomicU16, Ordering},
+    net::{IpAddr, Ipv4Addr, TcpListener},
+    sync::{
+        Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
 };
 
 /// The lowest port used.
@@ -30,6 +34,19 @@ pub(crate) fn free_port() -> u16 {
         }
     }
     panic!("no port is free from {FIRST} on");
+}
+
+/// Where those nodes are that are not on this machine's own loopback.
+static HOSTS: Mutex<BTreeMap<u16, IpAddr>> = Mutex::new(BTreeMap::new());
+
+/// The node at this port is at another address.
+pub(super) fn settle(port: u16, host: IpAddr) {
+    HOSTS.lock().unwrap().insert(port, host);
+}
+
+/// Where the node at this port is.
+pub(super) fn host_of(port: u16) -> IpAddr {
+    HOSTS.lock().unwrap().get(&port).copied().unwrap_or(Ipv4Addr::LOCALHOST.into())
 }
 
 fn first_ephemeral() -> u16 {

@@ -1,7 +1,7 @@
 //! A child process that dies with the tests, whatever becomes of them.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io,
     path::Path,
@@ -25,17 +25,30 @@ pub(crate) struct Process {
 impl Process {
     /// Starts the binary under test in `dir`, with its output appended to `log`.
     pub(crate) fn quoring<S: AsRef<OsStr>>(args: &[S], dir: &Path, log: &Path) -> io::Result<Self> {
+        Self::quoring_behind(&[], args, dir, log)
+    }
+
+    /// The same, with other commands before it that become it in the end: same pid.
+    pub(crate) fn quoring_behind<S: AsRef<OsStr>>(
+        before: &[OsString],
+        args: &[S],
+        dir: &Path,
+        log: &Path,
+    ) -> io::Result<Self> {
         // setpriv makes the parent-death signal without any unsafe code here, and then becomes the
-        // node: same pid.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--", QUORING]).args(args).current_dir(dir);
+        // node as well.
+        let own = ["setpriv", "--pdeathsig", "KILL", "--", QUORING].map(OsString::from);
+        let mut words = before.iter().chain(&own);
+        let mut command = Command::new(words.next().expect("there are own words"));
+        command.args(words).args(args).current_dir(dir);
         clean(&mut command);
         let log = File::options().create(true).append(true).open(log)?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Self::spawn(command)
     }
 
-    fn spawn(command: Command) -> io::Result<Self> {
+    /// Starts any command; whoever makes it sees to it that it dies with the tests.
+    pub(super) fn spawn(command: Command) -> io::Result<Self> {
         let (reply, answer) = mpsc::channel();
         SPAWNER.lock().unwrap().send((command, reply)).expect("the spawner ends with the process");
         let child = answer.recv().expect("the spawner answers every job")?;
@@ -43,9 +56,14 @@ impl Process {
         Ok(Self { child: Mutex::new(child), pid })
     }
 
+    /// Its number.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
     /// See [`own_memory`].
     pub(crate) fn own_memory(&self) -> u64 {
-        own_memory(self.pid.as_raw_nonzero().get().unsigned_abs())
+        own_memory(self.pid())
     }
 
     /// How it ended; `None` while it runs.

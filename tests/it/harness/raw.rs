@@ -12,6 +12,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::ports::host_of;
+
 /// For an answer, or the connection's end, to come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -28,7 +30,7 @@ impl Raw {
     }
 
     pub(crate) async fn try_connect(port: u16) -> io::Result<Self> {
-        Ok(Self { socket: TcpStream::connect(("127.0.0.1", port)).await?, received: Vec::new() })
+        Ok(Self { socket: TcpStream::connect((host_of(port), port)).await?, received: Vec::new() })
     }
 
     /// Whether the other side has ended a connection over which nothing is awaited. The system is asked:

@@ -2,4 +2,5 @@
 //! (`tests/linearizability`).
 
 mod client;
+mod under_cuts;
 mod under_faults;

@@ -25,14 +25,14 @@ const BETWEEN: u64 = 200;
 /// The same while a node is paused: a client that has picked it waits out its patience.
 const WHILE_PAUSED: u64 = 30;
 
-struct Running {
+pub(super) struct Running {
     recorder: Arc<Recorder>,
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<()>>,
 }
 
 impl Running {
-    fn start(cluster: &Cluster) -> Self {
+    pub(super) fn start(cluster: &Cluster) -> Self {
         let recorder = Arc::new(Recorder::default());
         let stop = Arc::new(AtomicBool::new(false));
         let keys: Vec<_> = (0..KEYS).map(|key| format!("history-{key}")).collect();
@@ -47,11 +47,11 @@ impl Running {
         Self { recorder, stop, clients }
     }
 
-    async fn until_more(&self) {
+    pub(super) async fn until_more(&self) {
         self.until(BETWEEN).await;
     }
 
-    async fn until(&self, more: u64) {
+    pub(super) async fn until(&self, more: u64) {
         let wanted = self.recorder.told() + more;
         eventually("clients are answered", HEAL, async || {
             // A client that panicked has seen an answer that no contract knows.
@@ -62,7 +62,7 @@ impl Running {
         .await;
     }
 
-    async fn judge(self) {
+    pub(super) async fn judge(self) {
         self.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
             client.await.unwrap();
