@@ -395,3 +395,7 @@ impl RaftNetworkV2<TypeConfig> for Sender {
         self.ask(method::TRANSFER, wire::message(self.group, &request), CONTROL_TIMEOUT).await
     }
 }
+
+#[cfg(test)]
+#[path = "transport_test.rs"]
+mod tests;
