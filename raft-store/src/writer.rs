@@ -3,7 +3,7 @@
 //! It takes everything that waits, in the order in which it came, makes one `WriteBatch` of it, one
 //! write with one sync, and then runs the callbacks, in that order. While a sync runs, the next
 //! batch gathers: the more groups write, the more of them share a sync. Where they are many, the
-//! next sync waits a little for more of them ([`LINGER_SYNCS`]).
+//! next sync waits a little for more of them ([`Pace`]).
 //!
 //! Invariants:
 //! - One FIFO for all operations of all groups, so an operation is never durable without those of
@@ -39,8 +39,10 @@ use crate::log::{Committed, LogGroup};
 use crate::stats::Counters;
 use crate::types::{LogId, TypeConfig, Vote};
 
+mod pace;
 mod stepped;
 
+use pace::Pace;
 pub use stepped::Pending;
 
 /// How long purges and committed pointers wait for a batch that syncs, in ms.
@@ -49,13 +51,6 @@ const LAZY_MS: u64 = 100;
 const BATCH_MAX_BYTES: usize = 16 << 20;
 /// Operations in one batch at most.
 const BATCH_MAX_OPS: usize = 16 << 10;
-/// How long the next sync waits for company behind one that several operations shared: so many times
-/// as long as a sync takes, and no longer than this. A sync costs processor time as well, and who
-/// waits for it waits for followers too, whose syncs are gathered the same way; so on a busy machine
-/// the wait is won back. Behind a sync of one operation alone nobody waits. (PostgreSQL has the same as `commit_delay`
-/// and `commit_siblings`; docs/BENCHMARKS.md has what it brings.)
-const LINGER_SYNCS: u32 = 4;
-const LINGER_MAX: Duration = Duration::from_millis(2);
 /// What an operation is counted with besides its entries, in bytes.
 const OP_BYTES: usize = 64;
 /// Smallest and largest bound of the queue, in bytes. The semaphore that keeps it counts in `u32`.
@@ -401,22 +396,6 @@ impl Writer {
         // Room in the queue first: the callback may lead to the next append.
         drop(change);
         done.run(result);
-    }
-}
-
-/// When to sync next.
-#[derive(Default)]
-struct Pace {
-    /// What a sync takes, as a moving average.
-    sync: Duration,
-    not_before: Option<Instant>,
-}
-
-impl Pace {
-    fn wrote(&mut self, began: Instant, ended: Instant, crowded: bool) {
-        self.sync = (self.sync * 15 + ended.duration_since(began)) / 16;
-        let linger = (self.sync * LINGER_SYNCS).min(LINGER_MAX);
-        self.not_before = crowded.then(|| ended + linger);
     }
 }
 
