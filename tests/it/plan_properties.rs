@@ -85,7 +85,7 @@ impl Cluster {
         self.joined += 1;
         let store = StoreId(Uuid::from_u128(self.joined.into()));
         let zone = zone.map(|zone| zone.to_string());
-        let opening = Opening { id: self.joined.into(), height: 1 };
+        let opening = Opening { id: self.joined, height: 1 };
         let join = Command::Join {
             id,
             store,
