@@ -158,7 +158,9 @@ pub(crate) fn kill(nodes: &[Running]) -> Result<(), Error> {
     for node in nodes {
         crate::systems::send(node.pid, rustix::process::Signal::KILL)?;
     }
-    while nodes.iter().any(|node| ticks(node.pid).is_some()) {
+    // The first thread of a process may have ended before the others, which hold its port.
+    let listens = |node: &Running| TcpStream::connect(("127.0.0.1", node.port)).is_ok();
+    while nodes.iter().any(|node| ticks(node.pid).is_some() || listens(node)) {
         rest(LOOK_INTERVAL);
     }
     Ok(())
@@ -178,10 +180,15 @@ pub(crate) fn start_until<T>(
         if let Some(done) = done(begun)? {
             break (done, begun.elapsed());
         }
+        let failed = up.try_wait()?.is_some_and(|status| !status.success());
+        if failed {
+            let said = fs::read_to_string(quoring.dir().join("up-again.log"))?;
+            return Err(format!("quoring up has failed: {}", said.trim()).into());
+        }
         if begun.elapsed() > within {
             return Err(format!("not within {within:?}").into());
         }
         rest(LOOK_INTERVAL);
     };
-    if up.wait()?.success() { Ok(done) } else { Err("quoring up has failed; see up-again.log".into()) }
+    if up.wait()?.success() { Ok(done) } else { Err("quoring up has failed".into()) }
 }
