@@ -45,8 +45,12 @@ async fn until_told(node: &Node, what_to_do: &str) {
         runs => Err(format!("{runs} groups run")),
     })
     .await;
-    let log = fs::read_to_string(&node.log).unwrap();
-    assert!(log.lines().any(|line| line.contains("ERROR") && line.contains("older copy")), "{log}");
+    eventually("its log says so", HEAL, async || {
+        let log = fs::read_to_string(&node.log).map_err(|error| error.to_string())?;
+        let says = |line: &str| line.contains("ERROR") && line.contains("older copy");
+        if log.lines().any(says) { Ok(()) } else { Err(log) }
+    })
+    .await;
 }
 
 #[tokio::test]
