@@ -213,7 +213,8 @@ impl Session {
                         return Some(Ok(answer));
                     }
                 }
-                () = &mut self.late => {
+                // Not while nothing is awaited: an idle group costs no wake-up.
+                () = &mut self.late, if !self.unanswered.is_empty() => {
                     let oldest = self.unanswered.front().map(|oldest| oldest.sent_at + APPEND_TIMEOUT);
                     match oldest {
                         Some(deadline) if deadline <= Instant::now() => {
