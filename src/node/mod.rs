@@ -71,6 +71,8 @@ pub(crate) struct Node {
     /// Why the node cannot serve yet, or no longer.
     obstacle: watch::Sender<Option<String>>,
     stopping: AtomicBool,
+    /// A worker's replicas of before it was started do not all run yet.
+    opening: AtomicBool,
     /// Requests that other nodes have passed on to this one.
     passed_on: dispatch::PassedOn,
     /// The disk does not finish its syncs in time.
@@ -143,6 +145,9 @@ impl Node {
                 Some(_) => "waiting for the cluster to be founded".into(),
                 None => "this worker belongs to no cluster yet".into(),
             });
+        }
+        if self.opening.load(Ordering::Relaxed) {
+            return Err("this worker is opening its replicas".into());
         }
         Ok(())
     }
@@ -282,6 +287,7 @@ fn build(
         member: RwLock::default(),
         obstacle: watch::Sender::new(None),
         stopping: AtomicBool::new(false),
+        opening: AtomicBool::new(!coordinates),
         passed_on: dispatch::PassedOn::default(),
         limping: AtomicBool::new(false),
         expelled: AtomicBool::new(false),

@@ -106,6 +106,9 @@ async fn start_groups(node: &Arc<Node>, map: &Indexed, me: NodeId) -> bool {
             }
         }
     }
+    if !failed {
+        node.opening.store(false, Ordering::Relaxed);
+    }
     for (_, shard) in map.shards_of(me).filter(|(_, shard)| !shard.formed && shard.parent.is_none()) {
         if shard.replicas.first() == Some(&me)
             && let Err(error) = form(node, map, shard).await

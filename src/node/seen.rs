@@ -2,7 +2,7 @@
 //! leaders report. A new leader starts with nothing heard and gives everyone their time again.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
@@ -27,6 +27,8 @@ pub(super) struct Seen {
     workers: HashMap<NodeId, Sign>,
     pinged: HashMap<WorkerId, Sign>,
     shards: HashMap<GroupId, ShardSeen>,
+    /// The shards that each worker's last report says it leads.
+    led: HashMap<NodeId, HashSet<GroupId>>,
     /// Grows with every report that changes what a plan looks at in a shard.
     changes: u64,
     /// When a transfer of a shard's leadership was last ordered.
@@ -73,7 +75,9 @@ impl Seen {
         *self = Self::default();
     }
 
-    /// A worker spoke, with the time by its own clock where it told.
+    /// A worker spoke, with the time by its own clock where it told. Its report is whole: what it led
+    /// before and does not say to lead now, it leads no more. One that was just started again may not
+    /// even name all the shards that it keeps.
     pub(super) fn heard(&mut self, node: NodeId, held: &[Held], theirs: Option<At>, now: Instant, at: At) {
         let known = self.workers.get(&node).and_then(|sign| sign.offset_ms);
         let offset_ms = theirs.map(|theirs| offset_ms(theirs, at)).or(known);
@@ -81,32 +85,34 @@ impl Seen {
         self.first_worker.get_or_insert(now);
         for held in held {
             let shard = self.shards.entry(held.group).or_default();
-            match &held.leads {
-                // Of two that believe to lead, the one of the higher term does.
-                Some(leads) if leads.term >= shard.term => {
-                    let news = ShardSeen {
-                        leader: Some(node),
-                        term: leads.term,
-                        voters: leads.voters.iter().copied().collect(),
-                        learners: leads.learners.iter().copied().collect(),
-                        commit: Some(leads.commit),
-                        applied: Some(leads.applied),
-                        bytes: Some(leads.bytes),
-                        arc: leads.arc,
-                        behind: Some(leads.behind),
-                    };
-                    let plans = |shard: &ShardSeen| (shard.leader, shard.term, shard.bytes, shard.arc);
-                    let same = plans(&news) == plans(shard)
-                        && news.voters == shard.voters
-                        && news.learners == shard.learners;
-                    self.changes += u64::from(!same);
-                    *shard = news;
-                }
-                None if shard.leader == Some(node) => {
-                    shard.leader = None;
-                    self.changes += 1;
-                }
-                _ => {}
+            // Of two that believe to lead, the one of the higher term does.
+            let Some(leads) = held.leads.as_ref().filter(|leads| leads.term >= shard.term) else { continue };
+            let news = ShardSeen {
+                leader: Some(node),
+                term: leads.term,
+                voters: leads.voters.iter().copied().collect(),
+                learners: leads.learners.iter().copied().collect(),
+                commit: Some(leads.commit),
+                applied: Some(leads.applied),
+                bytes: Some(leads.bytes),
+                arc: leads.arc,
+                behind: Some(leads.behind),
+            };
+            let plans = |shard: &ShardSeen| (shard.leader, shard.term, shard.bytes, shard.arc);
+            let same = plans(&news) == plans(shard)
+                && news.voters == shard.voters
+                && news.learners == shard.learners;
+            self.changes += u64::from(!same);
+            *shard = news;
+        }
+        let leads = held.iter().filter(|held| held.leads.is_some()).map(|held| held.group).collect();
+        let led = self.led.insert(node, leads).unwrap_or_default();
+        for group in led.difference(&self.led[&node]) {
+            if let Some(shard) = self.shards.get_mut(group)
+                && shard.leader == Some(node)
+            {
+                shard.leader = None;
+                self.changes += 1;
             }
         }
     }
@@ -134,6 +140,7 @@ impl Seen {
     /// Forgets workers and shards that the map no longer has.
     pub(super) fn retain(&mut self, map: &Map, pinged: impl Fn(&WorkerId) -> bool) {
         self.workers.retain(|node, _| map.workers.contains_key(node));
+        self.led.retain(|node, _| map.workers.contains_key(node));
         self.pinged.retain(|id, _| pinged(id));
     }
 
@@ -326,5 +333,25 @@ mod tests {
             assert!(!differ.contains(&signs), "{silent_ms}");
             differ.push(signs);
         }
+    }
+
+    #[test]
+    fn who_says_nothing_of_a_shard_leads_it_no_more() {
+        let (map, start) = (map(), Instant::now());
+        let mut seen = Seen::default();
+        seen.lead(start);
+        seen.heard(WORKER, &report(1, 1, &[4]), None, start, At(0));
+        assert_eq!(seen.shard(GroupId(1)).unwrap().leader, Some(WORKER));
+        let quiet = seen.signs(&map, start);
+        // Started again, and its shards are not open yet.
+        seen.heard(WORKER, &[], None, start, At(0));
+        assert_eq!(seen.shard(GroupId(1)).unwrap().leader, None);
+        assert_ne!(seen.signs(&map, start), quiet);
+        // What another one leads since then is not taken from it.
+        let other = NodeId(5);
+        seen.heard(WORKER, &report(2, 1, &[4, 5]), None, start, At(0));
+        seen.heard(other, &report(3, 1, &[4, 5]), None, start, At(0));
+        seen.heard(WORKER, &[], None, start, At(0));
+        assert_eq!(seen.shard(GroupId(1)).unwrap().leader, Some(other));
     }
 }
