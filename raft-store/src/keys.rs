@@ -26,6 +26,9 @@ pub(crate) const TOMBSTONE_PENDING: &[u8] = &[0];
 /// Value of a tombstone when only the vote is left.
 pub(crate) const TOMBSTONE_DONE: &[u8] = &[1];
 
+/// Bytes of an entry's key before its index.
+pub(crate) const LOG_PREFIX_BYTES: usize = 9;
+
 const LOG_META: u8 = 0;
 const LOG_VOTE: u8 = 1;
 const LOG_COMMITTED: u8 = 2;

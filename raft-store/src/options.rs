@@ -10,6 +10,7 @@ use rocksdb::{
 };
 
 use crate::error::StoreError;
+use crate::keys::LOG_PREFIX_BYTES;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -28,7 +29,7 @@ pub struct Options {
     pub memtable_bytes: usize,
     /// Log entries that are in the WAL but in no file yet. Default: 64 MiB.
     pub log_memtable_bytes: usize,
-    /// Newest entries of all groups kept for readers, once synced. Default: 64 MiB.
+    /// Newest entries of all groups kept for readers, once synced. Default: 8 MiB.
     pub log_tail_bytes: usize,
     /// Entries waiting for the log writer; beyond it `append` waits. Default: 64 MiB.
     pub queue_bytes: usize,
@@ -46,7 +47,7 @@ impl Default for Options {
             block_cache_bytes: 256 * MIB,
             memtable_bytes: 128 * MIB,
             log_memtable_bytes: 64 * MIB,
-            log_tail_bytes: 64 * MIB,
+            log_tail_bytes: 8 * MIB,
             queue_bytes: 64 * MIB,
             background_jobs: 2,
             stepped: false,
@@ -78,6 +79,11 @@ const L0_SLOWDOWN_FILES: i32 = 48;
 const L0_STOP_FILES: i32 = 96;
 /// Files held open per instance. Both together leave most of the usual limit (1,024) to sockets.
 const OPEN_FILES: i32 = 256;
+/// What is written over or purged soon is not worth compressing.
+const UPPER_LEVELS_PLAIN: [DBCompressionType; 7] = {
+    use DBCompressionType::{Lz4, None};
+    [None, None, Lz4, Lz4, Lz4, Lz4, Lz4]
+};
 /// RocksDB's own log: size of one file in bytes, and how many are kept.
 const INFO_LOG_BYTES: usize = MIB;
 const INFO_LOG_FILES: usize = 2;
@@ -88,14 +94,16 @@ pub(crate) fn log(
     env: Option<&Env>,
     cache: &Cache,
 ) -> Result<rocksdb::Options, StoreError> {
-    let mut opts = base(options, env, cache, options.log_memtable_bytes)?;
+    // A group's entries come in order: the place of the next one is found from that of the last.
+    let hint = format!("memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.{LOG_PREFIX_BYTES}");
+    let mut opts = base(options, env, cache, options.log_memtable_bytes, &hint)?;
     // Acknowledged entries may be missing behind a damaged record in the middle of the WAL: the
     // default (point in time) would drop them silently. Only an unfinished record at the very end,
     // which nobody was told about, may be cut off.
     opts.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     opts.set_manual_wal_flush(false);
     opts.set_max_total_wal_size((2 * options.log_memtable_bytes.max(MEMTABLE_MIN_BYTES)) as u64);
-    opts.set_compression_type(DBCompressionType::Lz4);
+    opts.set_compression_per_level(&UPPER_LEVELS_PLAIN);
     Ok(opts)
 }
 
@@ -105,16 +113,8 @@ pub(crate) fn data(
     env: Option<&Env>,
     cache: &Cache,
 ) -> Result<rocksdb::Options, StoreError> {
-    let mut opts = base(options, env, cache, options.memtable_bytes)?;
-    opts.set_compression_per_level(&[
-        DBCompressionType::None,
-        DBCompressionType::None,
-        DBCompressionType::Lz4,
-        DBCompressionType::Lz4,
-        DBCompressionType::Lz4,
-        DBCompressionType::Lz4,
-        DBCompressionType::Lz4,
-    ]);
+    let mut opts = base(options, env, cache, options.memtable_bytes, "")?;
+    opts.set_compression_per_level(&UPPER_LEVELS_PLAIN);
     opts.set_bottommost_compression_type(DBCompressionType::Lz4);
     // Counts alone: how well caches and memtables serve reads.
     opts.enable_statistics();
@@ -125,15 +125,17 @@ pub(crate) fn data(
     Ok(opts)
 }
 
+/// `further`: options that the binding has no function for, in RocksDB's own words.
 fn base(
     options: &Options,
     env: Option<&Env>,
     cache: &Cache,
     memtable_bytes: usize,
+    further: &str,
 ) -> Result<rocksdb::Options, StoreError> {
     // By default RocksDB resumes by itself after a background error, as if it had not happened.
     let mut opts = rocksdb::Options::default()
-        .get_options_from_string("max_bgerror_resume_count=0")
+        .get_options_from_string(format!("max_bgerror_resume_count=0;{further}"))
         .map_err(StoreError::engine("set options"))?;
     if let Some(env) = env {
         opts.set_env(env);

@@ -1,5 +1,5 @@
-//! The writes of one `apply` call: one RocksDB batch, and an overlay through which the commands of
-//! the call see the writes before them.
+//! The writes of one `apply` call: an overlay through which the commands of the call see the writes
+//! before them, and in the end one RocksDB batch, in which every key is written once, in order.
 //!
 //! Only the group's state machine writes to its space, so what is under the overlay stands still.
 
@@ -20,15 +20,20 @@ use crate::store::Inner;
 /// later reader of its neighbourhood.
 const POINT_DELETES_MAX: usize = 128;
 
+/// What a write takes in a batch beside its key and value, in bytes, at most.
+const WRITE_BYTES: usize = 32;
+
 /// A group's state with the writes of the running `apply` call.
 pub struct Txn<'a> {
     store: &'a Inner,
     db: &'a DB,
     space: u64,
-    batch: WriteBatch,
     /// `None` is a deletion.
     writes: BTreeMap<Vec<u8>, Option<Bytes>>,
+    /// What was deleted as ranges, before all of `writes`.
     masks: Masks,
+    /// Of all keys and values that were written, also of those that were written over.
+    bytes: usize,
     pub(crate) births: Vec<Birth>,
     /// A fork was asked for: the group may own less from now on.
     pub(crate) forks: bool,
@@ -37,8 +42,8 @@ pub struct Txn<'a> {
 impl<'a> Txn<'a> {
     pub(crate) fn new(store: &'a Inner, space: u64) -> Txn<'a> {
         let db = &*store.data.db;
-        let (batch, births) = (WriteBatch::default(), Vec::new());
-        Txn { store, db, space, batch, writes: BTreeMap::new(), masks: Masks::new(), births, forks: false }
+        let (writes, masks, births) = (BTreeMap::new(), Masks::new(), Vec::new());
+        Txn { store, db, space, writes, masks, bytes: 0, births, forks: false }
     }
 
     /// Lets group `child` come into being with this command, as a second owner of this group's space
@@ -54,14 +59,32 @@ impl<'a> Txn<'a> {
         is_born
     }
 
-    /// Size of the batch, in bytes.
+    /// Size of the batch, in bytes, at most.
     pub(crate) fn bytes(&self) -> usize {
-        self.batch.size_in_bytes()
+        self.bytes
     }
 
     /// The writes, for the database.
     pub(crate) fn into_parts(self) -> (WriteBatch, Vec<Birth>) {
-        (self.batch, self.births)
+        let mut batch = WriteBatch::with_capacity_bytes(self.bytes);
+        for (from, to) in &self.masks {
+            let end = match to {
+                Some(to) => DataKey::Cell(self.space, to).encode(),
+                None => DataKey::space_end(self.space),
+            };
+            batch.delete_range(DataKey::Cell(self.space, from).encode(), end);
+        }
+        let mut key = DataKey::Cell(self.space, &[]).encode();
+        let prefix = key.len();
+        for (local, value) in &self.writes {
+            key.truncate(prefix);
+            key.extend_from_slice(local);
+            match value {
+                Some(value) => batch.put(&key, value),
+                None => batch.delete(&key),
+            }
+        }
+        (batch, self.births)
     }
 
     /// The value of a key.
@@ -87,16 +110,18 @@ impl<'a> Txn<'a> {
     }
 
     /// Sets a key.
-    pub fn put(&mut self, key: &[u8], value: impl Into<Bytes>) {
-        let value = value.into();
-        self.batch.put(DataKey::Cell(self.space, key).encode(), &value);
-        self.writes.insert(key.to_vec(), Some(value));
+    pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Bytes>) {
+        self.write(key.into(), Some(value.into()));
     }
 
     /// Removes a key, if it is there.
-    pub fn delete(&mut self, key: &[u8]) {
-        self.batch.delete(DataKey::Cell(self.space, key).encode());
-        self.writes.insert(key.to_vec(), None);
+    pub fn delete(&mut self, key: impl Into<Vec<u8>>) {
+        self.write(key.into(), None);
+    }
+
+    fn write(&mut self, key: Vec<u8>, value: Option<Bytes>) {
+        self.bytes += WRITE_BYTES + key.len() + value.as_ref().map_or(0, Bytes::len);
+        self.writes.insert(key, value);
     }
 
     /// Removes the keys from `from` on, up to but without `to` (`None`: to the end).
@@ -109,12 +134,9 @@ impl<'a> Txn<'a> {
             few.push(cell?.0);
         }
         if few.len() <= POINT_DELETES_MAX {
-            few.iter().for_each(|key| self.delete(key));
+            few.into_iter().for_each(|key| self.delete(key));
             return Ok(());
         }
-        let end =
-            to.map_or_else(|| DataKey::space_end(self.space), |to| DataKey::Cell(self.space, to).encode());
-        self.batch.delete_range(DataKey::Cell(self.space, from).encode(), end);
         let bounds = (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded));
         let hidden: Vec<Vec<u8>> = self.writes.range::<[u8], _>(bounds).map(|(key, _)| key.clone()).collect();
         for key in &hidden {

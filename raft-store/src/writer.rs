@@ -12,7 +12,9 @@
 //!   batch every callback, then and later, gets the error (a later success would imply the earlier
 //!   one), and the thread ends.
 //! - Purges and committed pointers never cause a sync. They go with the next batch that does, or,
-//!   if none comes within [`LAZY_MS`], unsynced.
+//!   if none comes within [`LAZY_MS`], unsynced. Pointers go no more often than that: a pointer that
+//!   is a little old costs a replica that starts again a moment, and one in each batch costs as much
+//!   as the entries.
 //! - A committed pointer is never in the log without the entry it names: otherwise openraft would
 //!   refuse to start.
 //! - The store's height rises in the batch that it counts, and can be read only after the sync of
@@ -275,7 +277,11 @@ impl Writer {
     fn run(&self) {
         let _fail_rest = FailRest(self);
         let mut pace = Pace::default();
-        while let Some((ops, committed)) = self.take(pace.not_before) {
+        let mut pointers_due = Instant::now();
+        while let Some((ops, committed)) = self.take(pace.not_before, pointers_due) {
+            if !committed.is_empty() {
+                pointers_due = Instant::now() + Duration::from_millis(LAZY_MS);
+            }
             let crowded = ops.iter().filter(|op| !op.done.is_lazy()).count() > 1;
             let mut batch = InFlight { writer: self, ops };
             let began = Instant::now();
@@ -292,7 +298,11 @@ impl Writer {
     }
 
     /// Waits for work, and then until `not_before`; `None` when closed and empty.
-    fn take(&self, not_before: Option<Instant>) -> Option<(VecDeque<Op>, Vec<Arc<LogGroup>>)> {
+    fn take(
+        &self,
+        not_before: Option<Instant>,
+        pointers_due: Instant,
+    ) -> Option<(VecDeque<Op>, Vec<Arc<LogGroup>>)> {
         let mut queue = self.queue.lock();
         while queue.urgent == 0 {
             if queue.closed {
@@ -319,7 +329,8 @@ impl Writer {
             queue.urgent -= usize::from(!op.done.is_lazy());
             ops.push_back(op);
         }
-        Some((ops, std::mem::take(&mut queue.committed)))
+        let is_due = queue.closed || Instant::now() >= pointers_due;
+        Some((ops, if is_due { std::mem::take(&mut queue.committed) } else { Vec::new() }))
     }
 
     fn write(&self, ops: &[Op], committed: Vec<Arc<LogGroup>>) -> Result<(), StoreError> {

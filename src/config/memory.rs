@@ -22,7 +22,7 @@ impl Memory {
     /// with more than the most, a log would take minutes to be applied again after a crash.
     pub const MEMTABLES_BYTES: RangeInclusive<u64> = 12 << 20..=64 << 30;
     /// What `queues` may be: at least a few entries' worth, at most what the log writer counts up to.
-    pub const QUEUES_BYTES: RangeInclusive<u64> = 2 << 20..=2 << 30;
+    pub const QUEUES_BYTES: RangeInclusive<u64> = 2 << 20..=1 << 30;
 
     /// Of `memtables`, the part of the log, which is written to files sooner or later as a whole; the
     /// rest is the state's.
@@ -30,9 +30,11 @@ impl Memory {
         self.memtables_bytes / 3
     }
 
-    /// Of `queues`, the part of the entries that wait for the disk.
+    /// Of `queues`, the part of the entries that wait for the disk. The rest, for the newest ones that
+    /// are there, is small on purpose: what followers and machines are about to read fits, and memory
+    /// that goes round in a small circle stays in the processor's caches.
     pub fn waiting_bytes(&self) -> u64 {
-        self.queues_bytes / 2
+        self.queues_bytes - self.queues_bytes / 16
     }
 }
 

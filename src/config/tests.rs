@@ -24,7 +24,7 @@ fn every_key_is_taken() {
     let config = parse(
         "[cluster]\nname = \"x\"\nreplication = 1\nshards = 4096\npartitioner = \"ordered\"\ndata_dir = \"/d\"\n\
          ping_interval = \"100ms\"\ninactive_after = \"1s\"\nreplace_after = \"1h\"\nrequest_timeout = \"10m\"\n\
-         max_value = \"32MiB\"\nsplit_size = \"1GiB\"\ncache = \"1GiB\"\nmemtables = \"12MiB\"\nqueues = \"2GiB\"\n[[coordinator]]\nport = 1\n[[worker]]\nport = 65535\nzone = \"a\"\n[[worker]]\nport = 2\n",
+         max_value = \"32MiB\"\nsplit_size = \"1GiB\"\ncache = \"1GiB\"\nmemtables = \"12MiB\"\nqueues = \"1GiB\"\n[[coordinator]]\nport = 1\n[[worker]]\nport = 65535\nzone = \"a\"\n[[worker]]\nport = 2\n",
     )
     .unwrap();
     let settings = Settings {
@@ -41,7 +41,7 @@ fn every_key_is_taken() {
     };
     assert_eq!(config.settings, settings);
     assert_eq!(config.data_dir, PathBuf::from("/d"));
-    let memory = Memory { cache_bytes: 1 << 30, memtables_bytes: 12 << 20, queues_bytes: 2 << 30 };
+    let memory = Memory { cache_bytes: 1 << 30, memtables_bytes: 12 << 20, queues_bytes: 1 << 30 };
     assert_eq!(config.memory, memory);
     assert_eq!(config.node_dir("worker", 2), PathBuf::from("/d/worker-2"));
     let workers = vec![Worker { port: 65535, zone: Some("a".into()) }, Worker { port: 2, zone: None }];
@@ -113,7 +113,7 @@ fn each_mistake_is_one_line_that_names_key_and_line() {
         ("[cluster]\ncache = \"1023KiB\"", "4: cluster.cache: must be 1MiB to 1024GiB, is 1023KiB"),
         ("[cluster]\nmemtables = \"11MiB\"", "4: cluster.memtables: must be 12MiB to 64GiB, is 11MiB"),
         ("[cluster]\nmemtables = 64", "4: cluster.memtables: must be a text in quotes, is an integer"),
-        ("[cluster]\nqueues = \"3GiB\"", "4: cluster.queues: must be 2MiB to 2GiB, is 3GiB"),
+        ("[cluster]\nqueues = \"3GiB\"", "4: cluster.queues: must be 2MiB to 1GiB, is 3GiB"),
         (
             "[cluster]\nqueues = \"64MB\"",
             "4: cluster.queues: '64MB' is no size: write an integer and B, KiB, MiB or GiB, such as 8MiB",

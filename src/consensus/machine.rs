@@ -29,6 +29,8 @@ pub enum Machine {
         arc: Option<Span>,
         /// The arc at the last commit.
         told: Option<Span>,
+        /// The shard's counters as the last entry left them: each entry begins with a look at them.
+        counters: Option<Bytes>,
         /// Told when a split has brought a new group into being here.
         forked: Arc<Notify>,
     },
@@ -39,7 +41,7 @@ pub enum Machine {
 impl Machine {
     /// For a shard.
     pub fn shard(shard: Shard, forked: Arc<Notify>) -> Self {
-        Machine::Shard { shard, arc: None, told: None, forked }
+        Machine::Shard { shard, arc: None, told: None, counters: None, forked }
     }
 
     /// For the coordinator group; its state can be read through `shared`.
@@ -99,8 +101,9 @@ impl raft_store::Machine for Machine {
         let (at, commands) = batch::split(entry).map_err(fatal)?;
         let mut replies = Vec::with_capacity(if want_replies { commands.len() } else { 0 });
         match self {
-            Machine::Shard { shard, arc, .. } => {
-                let below = Below(&*txn);
+            Machine::Shard { shard, arc, counters, .. } => {
+                let key = shard::keys::meta(shard.group);
+                let below = Below { txn: &*txn, known: counters.as_ref().map(|known| (&*key, known)) };
                 let mut state = Overlay::new(&below);
                 let mut children = Vec::new();
                 for command in &commands {
@@ -130,10 +133,12 @@ impl raft_store::Machine for Machine {
                 // What is the child's alone is of no use where it gets its state from elsewhere.
                 children.retain(|child| !txn.fork(child.0));
                 let is_unborn = |key: &[u8]| children.iter().any(|child| shard::keys::is_own(key, *child));
+                let counted = writes.iter().find(|(written, _)| *written == key);
+                *counters = counted.and_then(|(_, value)| value.clone()).or(counters.take());
                 for (key, value) in writes.into_iter().filter(|(key, _)| !is_unborn(key)) {
                     match value {
-                        Some(value) => txn.put(&key, value),
-                        None => txn.delete(&key),
+                        Some(value) => txn.put(key, value),
+                        None => txn.delete(key),
                     }
                 }
             }
@@ -145,8 +150,8 @@ impl raft_store::Machine for Machine {
                             let (reply, changed) = state.apply(&command, at);
                             for record in changed.iter() {
                                 match state.write(record) {
-                                    (key, Some(value)) => txn.put(&key, value),
-                                    (key, None) => txn.delete(&key),
+                                    (key, Some(value)) => txn.put(key, value),
+                                    (key, None) => txn.delete(key),
                                 }
                             }
                             encode(&reply)?
@@ -163,7 +168,8 @@ impl raft_store::Machine for Machine {
     }
 
     fn reload(&mut self, view: &View) -> Result<(), Fatal> {
-        if let Machine::Shard { shard, arc, told, .. } = self {
+        if let Machine::Shard { shard, arc, told, counters, .. } = self {
+            *counters = None;
             *arc = shard::arc(&ShardView(view.clone()), *shard).map_err(fatal)?;
             *told = *arc;
         }
@@ -202,15 +208,22 @@ fn encode(reply: &impl serde::Serialize) -> Result<Bytes, Fatal> {
 }
 
 /// The store's transaction as the shard machine sees it.
-struct Below<'t, 'db>(&'t Txn<'db>);
+struct Below<'t, 'db> {
+    txn: &'t Txn<'db>,
+    /// A key whose value need not be looked up.
+    known: Option<(&'t [u8], &'t Bytes)>,
+}
 
 impl shard::view::View for Below<'_, '_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, shard::view::Fatal> {
-        self.0.get(key).map_err(unreadable)
+        match self.known {
+            Some((known, value)) if known == key => Ok(Some(value.clone())),
+            _ => self.txn.get(key).map_err(unreadable),
+        }
     }
 
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), shard::view::Fatal> {
-        walk(self.0.scan(from, Some(to)), visit)
+        walk(self.txn.scan(from, Some(to)), visit)
     }
 }
 

@@ -80,12 +80,12 @@ impl Machine for Kv {
         for step in steps {
             let mut reply = Vec::new();
             match step {
-                Do::Put(key, value) => txn.put(&key, value),
-                Do::Delete(key) => txn.delete(&key),
+                Do::Put(key, value) => txn.put(key.as_slice(), value),
+                Do::Delete(key) => txn.delete(key.as_slice()),
                 Do::DeleteRange(from, to) => txn.delete_range(&from, to.as_deref())?,
                 Do::Add(key, amount) => {
                     let sum = number(txn.get(&key)?.as_deref()).wrapping_add(amount);
-                    txn.put(&key, sum.to_be_bytes().to_vec());
+                    txn.put(key.as_slice(), sum.to_be_bytes().to_vec());
                 }
                 Do::Get(key) => {
                     reply = postcard::to_stdvec(&txn.get(&key)?.map(|value| value.to_vec())).unwrap()

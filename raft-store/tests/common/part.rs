@@ -46,15 +46,15 @@ impl Machine for Part {
                     assert!(low <= key && key < high, "{key} is not of group {}", self.group);
                     let old = txn.get(&[b'd', key])?;
                     let old = old.map_or(0, |old| u64::from_be_bytes(old[..].try_into().unwrap()));
-                    txn.put(&[b'd', key], old.wrapping_add(amount).to_be_bytes().to_vec());
+                    txn.put([b'd', key], old.wrapping_add(amount).to_be_bytes().to_vec());
                 }
                 Step::Fork(child, at) => {
                     let (low, high) = self.range.unwrap_or((0, u8::MAX));
                     self.range = Some((low, at));
-                    txn.put(&meta(self.group), vec![low, at]);
+                    txn.put(meta(self.group), vec![low, at]);
                     let born = txn.fork(child);
                     if born {
-                        txn.put(&meta(child), vec![at, high]);
+                        txn.put(meta(child), vec![at, high]);
                     }
                     self.born = Some(born);
                 }
