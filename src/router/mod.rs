@@ -307,7 +307,8 @@ impl Router {
     /// Tries the replicas of a shard, the leader first, until one answers or the deadline comes.
     async fn attempt(&self, place: Place<'_>, work: &Work, deadline: Instant) -> Result<Done, Error> {
         let mut pause = FIRST_PAUSE;
-        let mut tried = 0;
+        // Who was asked in this round, in which everybody has a turn: hints alone can lead in a circle.
+        let mut asked = Vec::new();
         let mut last = no_shards();
         let mut failed = None;
         loop {
@@ -315,14 +316,23 @@ impl Router {
             let epoch = *epochs.borrow_and_update();
             if let Some((group, arc, replicas)) = self.replicas(place)? {
                 // Where nobody is known to lead, or the leader does not answer, all are asked in turn.
-                let hint = self.leader_of(group).filter(|id| replicas.contains(id) && failed != Some(*id));
-                let node = hint.unwrap_or_else(|| replicas[tried % replicas.len()]);
+                // While a shard moves it may be led by who is not in this map yet, or no longer.
+                let hint = self.leader_of(group).filter(|id| failed != Some(*id) && !asked.contains(id));
+                let node = hint.or_else(|| replicas.iter().copied().find(|id| !asked.contains(id)));
+                let node = node.unwrap_or_else(|| {
+                    asked.clear();
+                    replicas[0]
+                });
+                asked.push(node);
                 match self.send(node, group, arc, epoch, work, deadline).await {
                     Err(Error::NotLeader { leader }) => {
                         let news = leader.filter(|leader| *leader != node);
                         self.note_leader(group, news);
-                        if news.is_some() && tried < replicas.len() {
-                            tried += 1;
+                        if news.is_some_and(|leader| !self.knows(leader)) {
+                            self.0.heard.fetch_max(epoch.0 + 1, Ordering::Relaxed);
+                        }
+                        let is_new = news.is_some_and(|leader| !asked.contains(&leader));
+                        if is_new && asked.len() <= replicas.len() {
                             continue;
                         }
                         last = Error::Unavailable("the shard has no leader".into());
@@ -351,7 +361,6 @@ impl Router {
                         return Err(error);
                     }
                 }
-                tried += 1;
             }
             if Instant::now() + pause >= deadline {
                 return Err(last);
@@ -431,6 +440,11 @@ impl Router {
         let (group, arc, _) = self.replicas(place).ok()??;
         let epoch = *self.0.epoch.borrow();
         local::query(&self.0.host, group, epoch, arc, query.clone(), Consistency::Stale, deadline).await.ok()
+    }
+
+    /// Whether the map has this worker.
+    fn knows(&self, worker: NodeId) -> bool {
+        self.0.map.load().as_ref().is_some_and(|map| map.workers.contains_key(&worker))
     }
 
     fn note_leader(&self, group: GroupId, leader: Option<NodeId>) {
