@@ -164,6 +164,21 @@ impl Group {
         self.metrics(|metrics| (metrics.state == ServerState::Leader).then_some(metrics.current_term))
     }
 
+    /// Where this replica leads and a majority has its first entry: the term, and the index of the latest
+    /// membership.
+    pub fn settled(&self) -> Option<(u64, u64)> {
+        self.metrics(|metrics| {
+            let members = metrics.membership_config.log_id().as_ref().map_or(0, |id| id.index);
+            self.is_settled(metrics).then_some((metrics.current_term, members))
+        })
+    }
+
+    fn is_settled(&self, metrics: &Metrics) -> bool {
+        metrics.current_leader == Some(self.me.0)
+            && metrics.state == ServerState::Leader
+            && metrics.local_committed.as_ref().is_some_and(|id| id.leader_id.term == metrics.current_term)
+    }
+
     /// Whom this replica believes to lead.
     pub fn leader(&self) -> Option<NodeId> {
         self.metrics(|metrics| metrics.current_leader.map(NodeId))
@@ -311,9 +326,7 @@ impl Group {
                 last: metrics.last_log_index.unwrap_or(0),
                 voters: membership.voter_ids().map(NodeId).collect(),
                 learners: membership.learner_ids().map(NodeId).collect(),
-                settled: metrics.current_leader == Some(self.me.0)
-                    && metrics.state == ServerState::Leader
-                    && metrics.local_committed.is_some_and(|id| id.leader_id.term == metrics.current_term),
+                settled: self.is_settled(metrics),
                 joint: membership.get_joint_config().len() > 1,
                 members_committed: metrics.membership_config.log_id()
                     == metrics.committed_membership_config.log_id(),

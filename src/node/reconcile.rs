@@ -8,12 +8,13 @@
 //! and a replica that does not come into being by the split gets all of it from the others.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
 use raft_store::types::Node as Member;
 use tokio::time::{Instant, timeout};
 
@@ -38,15 +39,22 @@ const CHANGES_AT_ONCE: usize = 8;
 /// The time for one step of a change; a step that takes longer is taken up again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The time for another member to take the lead of a group that this worker is to leave.
+const HAND_OVER: Duration = Duration::from_millis(500);
+
 /// Brings members to the map, as long as the node runs.
 pub(super) async fn run(node: Arc<Node>) {
     let mut epochs = node.router.epochs();
+    let mut left = Left::default();
     loop {
         if let (Some(map), Some(me)) = (node.router.map(), node.number())
             && !node.expelled.load(Ordering::Relaxed)
         {
+            if left.epoch != map.epoch {
+                left = Left { epoch: map.epoch, groups: Mutex::default() };
+            }
             stream::iter(node.host.all())
-                .for_each_concurrent(CHANGES_AT_ONCE, |group| converge(&map, group, me))
+                .for_each_concurrent(CHANGES_AT_ONCE, |group| converge(&node, &map, group, me, &left))
                 .await;
         }
         // The epoch's sender lives as long as the router; a timeout is the ordinary case.
@@ -138,14 +146,30 @@ async fn form(node: &Node, map: &Map, shard: &Shard) -> Result<(), Error> {
     group.initialize(members(map, shard)).await
 }
 
+/// The groups whose lead was given up under a map, because it takes this worker out of them.
+#[derive(Default)]
+struct Left {
+    epoch: Epoch,
+    groups: Mutex<HashSet<GroupId>>,
+}
+
 /// Takes the next steps towards the map's members of a group that this node leads.
-async fn converge(map: &Indexed, group: Arc<Group>, me: NodeId) {
+async fn converge(node: &Node, map: &Indexed, group: Arc<Group>, me: NodeId, left: &Left) {
     let Some((_, shard)) = map.shard(group.id()) else { return };
     if !shard.formed || !group.is_leader() {
         return;
     }
     let wanted = members(map, shard);
     let deadline = Instant::now() + STEP_TIMEOUT;
+    // A leader that led itself out would leave the shard without one until the others stand. Tried once for
+    // a map: where the lead comes back, the others are in no state to keep it.
+    if !wanted.contains_key(&me) && left.groups.lock().insert(group.id()) {
+        let stays = |id: NodeId| wanted.contains_key(&id) && !node.links.is_gone(id);
+        group.hand_over(stays, Instant::now() + HAND_OVER).await;
+        if !group.is_leader() {
+            return;
+        }
+    }
     match tokio::time::timeout_at(deadline, group.change_members(&wanted)).await {
         Ok(Ok(Change::Done | Change::Underway)) => {}
         Ok(Err(error)) => tracing::debug!(group = %group.id(), %me, %error, "change members"),

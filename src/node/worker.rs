@@ -27,7 +27,7 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 /// Between two attempts to join, with as much again at random.
 const JOIN_PAUSE: Duration = Duration::from_millis(200);
 
-/// How often a worker looks whether what it leads has changed: then the coordinator hears of it at
+/// How often a worker looks whether what it leads, or who votes there, has changed: then the coordinator hears of it at
 /// once and not with the next heartbeat.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -114,7 +114,7 @@ async fn join(node: &Arc<Node>, introduction: &Introduction) -> Result<(), Error
 
 /// Sends heartbeats until the coordinators no longer know this worker, or do not answer for long.
 async fn heartbeats(node: &Arc<Node>) {
-    let mut told: (Vec<(GroupId, u64)>, bool) = Default::default();
+    let mut told = (Vec::new(), false);
     let mut next = Instant::now();
     let mut clock_is_off = false;
     while node.links.outgrown().is_none() {
@@ -231,9 +231,9 @@ pub(super) async fn take_map(node: &Arc<Node>, map: Map) {
     }
 }
 
-/// The shards that this worker leads, in order, and in which terms.
-fn leads(node: &Node) -> Vec<(GroupId, u64)> {
-    let led = |group: &Arc<crate::consensus::group::Group>| Some((group.id(), group.leads_in()?));
+/// The shards that this worker leads, in order: what [`held`] says of them is another thing once this is.
+fn leads(node: &Node) -> Vec<(GroupId, (u64, u64))> {
+    let led = |group: &Arc<crate::consensus::group::Group>| Some((group.id(), group.settled()?));
     let mut leads: Vec<_> =
         node.host.all().iter().filter(|group| group.id() != GroupId::COORDINATOR).filter_map(led).collect();
     leads.sort_unstable();

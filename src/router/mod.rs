@@ -37,8 +37,10 @@ use crate::{
 pub mod calls;
 mod cluster;
 pub mod local;
+mod turns;
 
 use calls::{ClusterAnswer, ClusterCall};
+use turns::Turns;
 
 /// The first wait before a request is tried again; doubled each time …
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -307,23 +309,13 @@ impl Router {
     /// Tries the replicas of a shard, the leader first, until one answers or the deadline comes.
     async fn attempt(&self, place: Place<'_>, work: &Work, deadline: Instant) -> Result<Done, Error> {
         let mut pause = FIRST_PAUSE;
-        // Who was asked in this round, in which everybody has a turn: hints alone can lead in a circle.
-        let mut asked = Vec::new();
+        let mut turns = Turns::default();
         let mut last = no_shards();
-        let mut failed = None;
         loop {
             let mut epochs = self.epochs();
             let epoch = *epochs.borrow_and_update();
             if let Some((group, arc, replicas)) = self.replicas(place)? {
-                // Where nobody is known to lead, or the leader does not answer, all are asked in turn.
-                // While a shard moves it may be led by who is not in this map yet, or no longer.
-                let hint = self.leader_of(group).filter(|id| failed != Some(*id) && !asked.contains(id));
-                let node = hint.or_else(|| replicas.iter().copied().find(|id| !asked.contains(id)));
-                let node = node.unwrap_or_else(|| {
-                    asked.clear();
-                    replicas[0]
-                });
-                asked.push(node);
+                let node = turns.next(self.leader_of(group), &replicas);
                 match self.send(node, group, arc, epoch, work, deadline).await {
                     Err(Error::NotLeader { leader }) => {
                         let news = leader.filter(|leader| *leader != node);
@@ -331,8 +323,7 @@ impl Router {
                         if news.is_some_and(|leader| !self.knows(leader)) {
                             self.0.heard.fetch_max(epoch.0 + 1, Ordering::Relaxed);
                         }
-                        let is_new = news.is_some_and(|leader| !asked.contains(&leader));
-                        if is_new && asked.len() <= replicas.len() {
+                        if news.is_some_and(|leader| turns.is_worth(leader, &replicas)) {
                             continue;
                         }
                         last = Error::Unavailable("the shard has no leader".into());
@@ -344,7 +335,7 @@ impl Router {
                     }
                     Err(error @ Error::Unavailable(_)) => {
                         self.note_leader(group, None);
-                        failed = Some(node);
+                        turns.failed(node);
                         last = error;
                     }
                     Ok(done) => {

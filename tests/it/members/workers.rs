@@ -115,6 +115,17 @@ async fn one_joins_and_leaves() {
     load.prove(&cluster).await;
 }
 
+/// Who leads, and who votes, is told when it changes.
+#[tokio::test]
+async fn moves_and_leads_do_not_wait_for_a_heartbeat() {
+    let settings = "ping_interval = \"1h\"\ninactive_after = \"3h\"\nreplace_after = \"6h\"";
+    let mut cluster = Cluster::start("members-told", Spec { shards: 8, settings, ..Spec::default() }).await;
+    let fourth = cluster.start_worker(None);
+    until_shown(&cluster, fourth, "it leads its share", |worker| worker["leads"].as_u64().unwrap() >= 1)
+        .await;
+    cluster.until_whole().await;
+}
+
 #[tokio::test]
 async fn one_dies_and_comes_back_in_time_and_too_late() {
     let spec = Spec { workers: 4, shards: 8, settings: QUICK, ..Spec::default() };
