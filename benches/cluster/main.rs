@@ -76,7 +76,7 @@ struct Options {
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     join_rate: u32,
     /// Shards of the cluster
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 3)]
     shards: u32,
     /// Send to the workers alone; otherwise connections are spread over all six nodes
     #[arg(long)]

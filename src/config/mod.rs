@@ -72,7 +72,7 @@ impl Default for Settings {
         Self {
             name: "quoring".to_owned(),
             replication: 3,
-            shards: 16,
+            shards: 3,
             partitioner: Partitioner::Xxh3,
             ping_interval_ms: 5_000,
             inactive_after_ms: 15_000,

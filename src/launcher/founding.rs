@@ -143,7 +143,7 @@ mod tests {
             "[cluster]\nshards = 8\nmax_value = \"1MiB\"\npartitioner = \"md5\"\n[[coordinator]]\nport = 2\n";
         let shown = path.display();
         let expected = [
-            "cluster.shards = 8 is without effect: the cluster was made with 16, and that stays",
+            "cluster.shards = 8 is without effect: the cluster was made with 3, and that stays",
             "cluster.partitioner = \"md5\" is without effect: the cluster was made with \"xxh3\", and that stays",
             "cluster.max_value = \"1MiB\" is without effect: the cluster was made with \"8MiB\", and that stays",
             "coordinator 1 is not there, and may still be a member of the group: take it out with quoring coordinators remove 127.0.0.1:1",

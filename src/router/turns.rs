@@ -53,7 +53,13 @@ mod tests {
 
     /// Whom a request asks until it finds the leader, where every node names one (or none); as the router
     /// does it, nodes that are down fail.
-    fn asked(names: &BTreeMap<u64, u64>, down: &[u64], leader: u64, hint: Option<u64>, most: usize) -> Vec<u64> {
+    fn asked(
+        names: &BTreeMap<u64, u64>,
+        down: &[u64],
+        leader: u64,
+        hint: Option<u64>,
+        most: usize,
+    ) -> Vec<u64> {
         let (mut turns, mut hint, mut asked) = (Turns::default(), hint.map(NodeId), Vec::new());
         while asked.len() < most && asked.last() != Some(&leader) {
             let node = turns.next(hint, &REPLICAS);

@@ -24,7 +24,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Part {
-    /// Puts over 1, 4, 16 and 64 shards
+    /// Puts over 1, 3, 4, 16 and 64 shards
     Shards,
     /// Values of 16 bytes to 1 MiB
     Values,

@@ -6,7 +6,7 @@ use super::{CPU, Column, FAILED, MIB, OPS, P50, P99, Report, Sizes, Table, figur
 use crate::{Error, systems::Quoring};
 
 /// The numbers of shards.
-const SHARDS: [u32; 4] = [1, 4, 16, 64];
+const SHARDS: [u32; 5] = [1, 3, 4, 16, 64];
 
 /// The sizes of values, bytes, as people write them.
 const VALUES: [(usize, &str); 5] =
@@ -65,10 +65,10 @@ pub(super) fn values(sizes: &Sizes, report: &mut Report) -> Result<(), Error> {
         CPU,
         FAILED,
     ];
-    let mut table = Table::new("Values: 16 shards, 16 connections", COLUMNS);
+    let mut table = Table::new("Values: 3 shards, 16 connections", COLUMNS);
     for (bytes, name) in VALUES {
         let keys = sizes.few_keys.min((VALUES_TOTAL_BYTES / bytes) as u64).max(1);
-        let (_dir, quoring) = sizes.start(16, "")?;
+        let (_dir, quoring) = sizes.start(3, "")?;
         sizes.load(&quoring, keys, bytes)?;
         // Else large values would be measured while those of the load are still merged.
         nodes::until_at_rest(&quoring.nodes("worker")?);
@@ -99,10 +99,10 @@ pub(super) fn memory(sizes: &Sizes, report: &mut Report) -> Result<(), Error> {
         Column("tail_mib", "newest log entries", 0),
     ];
     let keys = sizes.few_keys;
-    let title = format!("Memory: resident (VmRSS), 16 shards, {keys} keys of 256 bytes");
+    let title = format!("Memory: resident (VmRSS), 3 shards, {keys} keys of 256 bytes");
     let mut table = Table::new(title, COLUMNS);
     for (name, bound_mib, settings) in MEMORY {
-        let (_dir, quoring) = sizes.start(16, settings)?;
+        let (_dir, quoring) = sizes.start(3, settings)?;
         let mut look = |when: &str| -> Result<(), Error> {
             let what = json!({ "settings": name, "bound_mib": bound_mib, "when": when });
             table.add(merged([what, held(&quoring)?]));
