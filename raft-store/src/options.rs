@@ -74,11 +74,14 @@ const MEMTABLES: usize = 4;
 /// Smallest memtable, in bytes: below it RocksDB would flush all the time.
 const MEMTABLE_MIN_BYTES: usize = MIB;
 /// Files of level 0 at which writers are slowed down, then stopped. Far above the compaction
-/// trigger (4): a slow compaction costs readers a little, a slowed writer stalls a runtime thread.
+/// triggers: a slow compaction costs readers a little, a slowed writer stalls a runtime thread.
 const L0_SLOWDOWN_FILES: i32 = 48;
 const L0_STOP_FILES: i32 = 96;
 /// Files held open per instance. Both together leave most of the usual limit (1,024) to sockets.
 const OPEN_FILES: i32 = 256;
+/// Files of level 0 of the log that are merged together, instead of RocksDB's 4: most entries are purged by then
+/// and need not be written again. Newest entries are read from memory, so few readers meet that many files.
+const LOG_L0_FILES: i32 = 16;
 /// What is written over or purged soon is not worth compressing.
 const UPPER_LEVELS_PLAIN: [DBCompressionType; 7] = {
     use DBCompressionType::{Lz4, None};
@@ -104,6 +107,7 @@ pub(crate) fn log(
     opts.set_manual_wal_flush(false);
     opts.set_max_total_wal_size((2 * options.log_memtable_bytes.max(MEMTABLE_MIN_BYTES)) as u64);
     opts.set_compression_per_level(&UPPER_LEVELS_PLAIN);
+    opts.set_level_zero_file_num_compaction_trigger(LOG_L0_FILES);
     Ok(opts)
 }
 

@@ -24,7 +24,7 @@ use super::{
     pulse::{self, Pulse},
     reads::{self, Reads},
     receive,
-    snapshots::Arrivals,
+    snapshots::{Arrivals, Turns},
     transport::{GoneHint, Transport},
     types::{LogId, Raft},
     wire::{self, Answer, method},
@@ -94,6 +94,7 @@ pub struct Host {
     /// Held while a group starts, and while one is wiped: what is being removed must not start again.
     lifecycle: tokio::sync::Mutex<()>,
     arrivals: Arrivals,
+    turns: Arc<Turns>,
     forked: Arc<Notify>,
     /// No group starts any more.
     closed: AtomicBool,
@@ -110,6 +111,7 @@ impl Host {
             groups: RwLock::default(),
             lifecycle: tokio::sync::Mutex::default(),
             arrivals,
+            turns: Arc::default(),
             forked: Arc::default(),
             closed: AtomicBool::new(false),
         })
@@ -162,7 +164,7 @@ impl Host {
         let connected = self.connected.get().ok_or_else(|| failed(&"the node is not connected yet"))?;
         let (links, reads) = connected.clone();
         let gone = GoneHint::default();
-        let transport = Transport { group: id, links, gone: gone.clone() };
+        let transport = Transport { group: id, links, turns: self.turns.clone(), gone: gone.clone() };
         let shard = match &machine {
             Machine::Shard { shard, .. } => Some(*shard),
             Machine::Coordinator(_) => None,

@@ -7,7 +7,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use openraft::errors::{NetworkError, StreamingError, Unreachable};
 use parking_lot::Mutex;
-use raft_store::{Chunk, Position, Sink, SnapshotData, Source, Store, StoreError, types::TypeConfig};
+use raft_store::{
+    CHUNK_BYTES, Chunk, Position, Sink, SnapshotData, Source, Store, StoreError, types::TypeConfig,
+};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
@@ -21,8 +23,13 @@ use crate::{
     peer::{CallError, Conn, Lane, Links, Peer, Reply},
 };
 
-/// What one transfer may take of the network and of both disks, bytes a second.
-const MAX_BYTES_PER_SECOND: u64 = 64 << 20;
+/// What all transfers of a sender together may take of the network and of the disks, bytes a second
+/// (CockroachDB's bound for moves is the same).
+const MAX_BYTES_PER_SECOND: u64 = 32 << 20;
+
+/// The longest rest of a sender behind one chunk, as long as the chunk took: on a busy machine, or where
+/// the receiver's is, chunks take longer, and less is sent.
+const MAX_REST: Duration = Duration::from_millis(500);
 
 /// The time for the answer to one chunk: it is written to disk first.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(20);
@@ -52,9 +59,46 @@ struct Begin {
 /// Where the receiver wants the next chunk to begin: its number and the last key it has.
 type Next = (u64, Option<Bytes>);
 
+/// When a node may send its next chunk, of whichever transfer: one begins at a time, and as long as it
+/// took comes a rest.
+#[derive(Default)]
+pub(super) struct Turns(tokio::sync::Mutex<Turn>);
+
+#[derive(Default)]
+struct Turn {
+    next: Option<Instant>,
+    /// What the last chunk took, at most [`MAX_REST`].
+    took: Duration,
+}
+
+impl Turns {
+    /// Waits until a chunk may be made and sent; transfers take turns.
+    async fn wait(&self) {
+        let mut turn = self.0.lock().await;
+        if let Some(next) = turn.next {
+            sleep_until(next).await;
+        }
+        // One that is never answered holds up the others no longer than that.
+        turn.next = Some(Instant::now() + share(CHUNK_BYTES).max(turn.took));
+    }
+
+    /// A chunk was sent and answered within this time.
+    async fn sent(&self, took: Duration) {
+        let mut turn = self.0.lock().await;
+        turn.took = took.min(MAX_REST);
+        turn.next = turn.next.max(Some(Instant::now() + turn.took));
+    }
+}
+
+/// The time that so many bytes have by the bound.
+fn share(bytes: usize) -> Duration {
+    Duration::from_micros(bytes as u64 * 1_000_000 / MAX_BYTES_PER_SECOND)
+}
+
 /// Sends a snapshot and waits until it is installed.
 pub(super) async fn send(
     links: &Arc<Links>,
+    turns: &Turns,
     to: &Peer,
     group: GroupId,
     vote: Vote,
@@ -63,7 +107,7 @@ pub(super) async fn send(
     let SnapshotData::Source(source) = snapshot.snapshot else {
         return Err(Unreachable::from_string("only a snapshot of this node can be sent").into());
     };
-    let transfer = Transfer { links, to, group, source };
+    let transfer = Transfer { links, turns, to, group, source };
     let mut breaks = 0;
     loop {
         match transfer.run(vote).await {
@@ -89,6 +133,7 @@ enum Stop {
 
 struct Transfer<'a> {
     links: &'a Arc<Links>,
+    turns: &'a Turns,
     to: &'a Peer,
     group: GroupId,
     source: Source,
@@ -100,20 +145,18 @@ impl Transfer<'_> {
         let body = wire::message(self.group, &begin);
         let (seq, after): Next = self.ask(method::SNAPSHOT_BEGIN, body, CHUNK_TIMEOUT).await?;
         let mut position = Position { seq, after };
-        let mut sent_bytes = 0;
-        let started = Instant::now();
         loop {
+            self.turns.wait().await;
+            let began = Instant::now();
             let chunk = self.source.chunk(position.clone()).await.map_err(Stop::Disk)?;
             let last = chunk.last;
             let body = [&self.group.0.to_le_bytes()[..], &chunk.header(), &chunk.body].concat();
-            sent_bytes += body.len() as u64;
             let (seq, after): Next = self.ask(method::SNAPSHOT_CHUNK, body.into(), CHUNK_TIMEOUT).await?;
+            self.turns.sent(began.elapsed()).await;
             position = Position { seq, after };
             if last {
                 break;
             }
-            let due_us = sent_bytes.saturating_mul(1_000_000) / MAX_BYTES_PER_SECOND;
-            sleep_until(started + Duration::from_micros(due_us)).await;
         }
         let body = wire::message(self.group, &(vote, self.source.id()));
         self.ask(method::SNAPSHOT_END, body, INSTALL_TIMEOUT).await

@@ -28,7 +28,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    snapshots,
+    snapshots::{self, Turns},
     types::{
         AppendRequest, AppendResponse, AppendResult, LogId, RpcError, Snapshot, SnapshotResponse, Vote,
         VoteRequest, VoteResponse,
@@ -71,6 +71,8 @@ impl GoneHint {
 pub(super) struct Transport {
     pub(super) group: GroupId,
     pub(super) links: Arc<Links>,
+    /// Of all groups of the node.
+    pub(super) turns: Arc<Turns>,
     pub(super) gone: GoneHint,
 }
 
@@ -83,6 +85,7 @@ pub struct Sender {
     group: GroupId,
     to: Peer,
     links: Arc<Links>,
+    turns: Arc<Turns>,
     gone: GoneHint,
 }
 
@@ -105,6 +108,7 @@ impl Transport {
             group: self.group,
             to: Peer::Node(NodeId(target)),
             links: self.links.clone(),
+            turns: self.turns.clone(),
             gone: self.gone.clone(),
         }
     }
@@ -384,7 +388,7 @@ impl RaftNetworkV2<TypeConfig> for Sender {
     ) -> Result<SnapshotResponse, StreamingError<TypeConfig>> {
         tokio::select! {
             closed = cancel => Err(closed.into()),
-            result = snapshots::send(&self.links, &self.to, self.group, vote, snapshot) => result,
+            result = snapshots::send(&self.links, &self.turns, &self.to, self.group, vote, snapshot) => result,
         }
     }
 
