@@ -62,7 +62,11 @@ type Next = (u64, Option<Bytes>);
 /// When a node may send its next chunk, of whichever transfer: one begins at a time, and as long as it
 /// took comes a rest.
 #[derive(Default)]
-pub(super) struct Turns(tokio::sync::Mutex<Turn>);
+pub(super) struct Turns {
+    /// Held by the transfer that is next.
+    order: tokio::sync::Mutex<()>,
+    turn: Mutex<Turn>,
+}
 
 #[derive(Default)]
 struct Turn {
@@ -72,19 +76,28 @@ struct Turn {
 }
 
 impl Turns {
-    /// Waits until a chunk may be made and sent; transfers take turns.
+    /// Waits until a chunk may be made and sent.
     async fn wait(&self) {
-        let mut turn = self.0.lock().await;
-        if let Some(next) = turn.next {
+        let _order = self.order.lock().await;
+        while let Some(next) = self.take(Instant::now()) {
             sleep_until(next).await;
         }
-        // One that is never answered holds up the others no longer than that.
-        turn.next = Some(Instant::now() + share(CHUNK_BYTES).max(turn.took));
     }
 
-    /// A chunk was sent and answered within this time.
-    async fn sent(&self, took: Duration) {
-        let mut turn = self.0.lock().await;
+    /// Takes the turn, or tells when to ask again.
+    fn take(&self, now: Instant) -> Option<Instant> {
+        let mut turn = self.turn.lock();
+        let early = turn.next.filter(|next| *next > now);
+        if early.is_none() {
+            // A chunk that is never answered holds up the others no longer than that.
+            turn.next = Some(now + share(CHUNK_BYTES).max(turn.took));
+        }
+        early
+    }
+
+    /// A chunk was made, sent and answered within this time.
+    fn sent(&self, took: Duration) {
+        let mut turn = self.turn.lock();
         turn.took = took.min(MAX_REST);
         turn.next = turn.next.max(Some(Instant::now() + turn.took));
     }
@@ -152,7 +165,7 @@ impl Transfer<'_> {
             let last = chunk.last;
             let body = [&self.group.0.to_le_bytes()[..], &chunk.header(), &chunk.body].concat();
             let (seq, after): Next = self.ask(method::SNAPSHOT_CHUNK, body.into(), CHUNK_TIMEOUT).await?;
-            self.turns.sent(began.elapsed()).await;
+            self.turns.sent(began.elapsed());
             position = Position { seq, after };
             if last {
                 break;
@@ -273,4 +286,71 @@ async fn end(group: &Group, arrival: Option<Arc<Arrival>>, body: &[u8]) -> Answe
     let staged = sink.finish().await.map_err(|error| error.to_string())?;
     let snapshot = Snapshot { meta, snapshot: SnapshotData::Staged(staged) };
     group.raft.install_full_snapshot(vote, snapshot).await.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const CHUNK: Duration = Duration::from_micros(1_000_000 / 32);
+
+    /// Sends chunks that take `takes`, and tells when each began.
+    async fn transfer(turns: Arc<Turns>, chunks: usize, takes: Duration) -> Vec<Duration> {
+        let start = Instant::now();
+        let mut began = Vec::new();
+        for _ in 0..chunks {
+            turns.wait().await;
+            began.push(start.elapsed());
+            sleep_until(Instant::now() + takes).await;
+            turns.sent(takes);
+        }
+        began
+    }
+
+    /// The times at which chunks began, of all transfers, between one and the next.
+    async fn gaps_of(transfers: usize, chunks: usize, takes: Duration) -> Vec<Duration> {
+        let turns = Arc::new(Turns::default());
+        let all = (0..transfers).map(|_| tokio::spawn(transfer(turns.clone(), chunks, takes)));
+        let mut began: Vec<Duration> = Vec::new();
+        for one in futures_util::future::join_all(all).await {
+            began.extend(one.unwrap());
+        }
+        began.sort_unstable();
+        began.windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_transfers_together_keep_to_the_bound() {
+        for transfers in [1, 4] {
+            let gaps = gaps_of(transfers, 8, Duration::from_millis(2)).await;
+            assert!(gaps.iter().all(|gap| *gap >= CHUNK), "{transfers}: {gaps:?}");
+            // Nor are they much slower; a paused clock goes by whole milliseconds.
+            assert!(gaps.iter().all(|gap| *gap <= CHUNK * 2), "{transfers}: {gaps:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn behind_a_chunk_comes_a_rest_of_its_length() {
+        let takes = Duration::from_millis(100);
+        let gaps = gaps_of(1, 5, takes).await;
+        assert!(gaps.iter().all(|gap| *gap >= takes * 2), "{gaps:?}");
+        // Of several transfers too, once it is known how long one takes.
+        let gaps = gaps_of(4, 5, takes).await;
+        assert!(gaps[3..].iter().all(|gap| *gap >= takes * 2), "{gaps:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_never_answered_holds_up_the_others_for_a_moment() {
+        let turns = Arc::new(Turns::default());
+        turns.wait().await;
+        turns.sent(Duration::from_secs(20));
+        let start = Instant::now();
+        // Begun, and never ended.
+        turns.wait().await;
+        assert!(start.elapsed() <= MAX_REST * 2);
+        let began = transfer(turns, 3, Duration::ZERO).await;
+        assert!(began[0] <= MAX_REST && began[2] <= MAX_REST * 3, "{began:?}");
+    }
 }
