@@ -23,8 +23,7 @@ use crate::{
     peer::{CallError, Conn, Lane, Links, Peer, Reply},
 };
 
-/// What all transfers of a sender together may take of the network and of the disks, bytes a second
-/// (CockroachDB's bound for moves is the same).
+/// What all transfers of a sender together may take of the network and of the disks, bytes a second.
 const MAX_BYTES_PER_SECOND: u64 = 32 << 20;
 
 /// The longest rest of a sender behind one chunk, as long as the chunk took: on a busy machine, or where
