@@ -49,6 +49,9 @@ pub struct Group {
     pub(super) freshness: Freshness,
     pub(super) following: Arc<Following>,
     pub(super) pulse: Pulse,
+    /// Held while this replica is asked for its vote, and while it makes sure that it has given none and
+    /// stands itself. Else it might depose whom it has just helped to be elected.
+    pub(super) ballot: tokio::sync::Mutex<()>,
     shard: Option<Shard>,
     store: Store,
     reader: Reader,
@@ -138,6 +141,7 @@ impl Group {
             freshness,
             following,
             pulse,
+            ballot: tokio::sync::Mutex::default(),
             shard,
             store,
             reader,
@@ -446,6 +450,13 @@ impl Group {
     pub(super) async fn wait_for_leader(&self, besides: NodeId, time: Duration) -> bool {
         let known = |metrics: &Metrics| metrics.current_leader.is_some_and(|id| id != besides.0);
         self.raft.wait(Some(time)).metrics(known, "a leader is known").await.is_ok()
+    }
+
+    /// Waits until this replica knows of no leader any more, or only of `gone`, at most until the deadline.
+    pub(super) async fn wait_for_no_leader(&self, gone: NodeId, deadline: Instant) -> bool {
+        let unknown = |metrics: &Metrics| metrics.current_leader.is_none_or(|id| id == gone.0);
+        let time = deadline.saturating_duration_since(Instant::now());
+        self.raft.wait(Some(time)).metrics(unknown, "no leader is known").await.is_ok()
     }
 
     /// Who votes, by its latest membership.

@@ -66,8 +66,14 @@ impl Default for LogLimits {
 /// The time openraft gives a snapshot to be sent and installed.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Between the candidacies of a dead leader's followers: long enough for the first one's election.
+/// Between the first candidacies of a dead leader's followers: long enough for one's election.
 const TAKE_OVER_STAGGER: Duration = Duration::from_millis(60);
+
+/// How long a candidate, or whom this replica has just voted for, has for its election.
+const TAKE_OVER_ELECTION: Duration = Duration::from_millis(180);
+
+/// Between two questions of a follower whether the others would vote for it.
+const TAKE_OVER_PAUSE: Duration = Duration::from_millis(30);
 
 /// Between the candidacies of the parent's leader in a new shard: the others may still have to start it.
 const STAND_PAUSE: Duration = Duration::from_millis(40);
@@ -75,8 +81,8 @@ const STAND_PAUSE: Duration = Duration::from_millis(40);
 /// Candidacies in a new shard; then the ordinary timeouts take over.
 const STAND_ATTEMPTS: u32 = 25;
 
-/// Candidacies of one follower for one dead leader; then the ordinary timeouts take over.
-const TAKE_OVER_ATTEMPTS: u32 = 5;
+/// How long followers see to a dead leader's place; then the ordinary timeouts do.
+const TAKE_OVER_TIME: Duration = Duration::from_secs(2);
 
 /// See [`Host::log_end`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -381,24 +387,35 @@ async fn ask_read_index(group: Arc<Group>, links: Arc<Links>, leader: NodeId, as
 /// Followers of a dead leader stand one after the other, so that they seldom compete: the first by
 /// number at once, the next one when the first had time to win and did not, as happens when its log
 /// is shorter.
+///
+/// Each asks first whether the others would vote for it ([`pulse::stand`]). One that learns late of
+/// the death, while another has just been elected, would else depose it by its higher term, and could
+/// not win itself: the new leader's log is longer.
 async fn take_over(group: Arc<Group>, links: Arc<Links>, gone: NodeId) {
-    let rank = |group: &Group| {
-        let voters = group.status().voters;
-        voters.iter().filter(|id| **id != gone && **id < group.me).count()
-    };
+    let vote = |group: &Group| group.metrics(|metrics| metrics.vote);
+    let rank = group.status().voters.iter().filter(|id| **id != gone && **id < group.me).count();
+    let stagger = TAKE_OVER_STAGGER * u32::try_from(rank).unwrap_or(u32::MAX);
+    let deadline = Instant::now() + TAKE_OVER_TIME;
     group.gone.set(Some(gone));
-    let mut wait = TAKE_OVER_STAGGER * u32::try_from(rank(&group)).unwrap_or(u32::MAX);
-    for _ in 0..TAKE_OVER_ATTEMPTS {
-        if group.wait_for_leader(gone, wait).await || !links.is_gone(gone) {
-            break;
+    let (mut wait, mut known) = (stagger, vote(&group));
+    while links.is_gone(gone) && Instant::now() < deadline {
+        if group.wait_for_leader(gone, wait).await {
+            // It may yet be deposed by one that stood at the same time.
+            if !group.wait_for_no_leader(gone, deadline).await {
+                break;
+            }
+            wait = Duration::ZERO;
+            continue;
         }
-        tracing::info!(group = %group.id, leader = %gone, "stand for election: the leader's process is gone");
-        if group.raft.trigger().elect(false).await.is_err() {
-            break;
-        }
-        wait = TAKE_OVER_STAGGER * 3;
+        let now = vote(&group);
+        let voted = now != std::mem::replace(&mut known, now) && now.leader_id.node_id != group.me.0;
+        let stood = !voted && pulse::stand(group.clone(), links.clone()).await;
+        wait = match () {
+            () if voted => TAKE_OVER_ELECTION,
+            // Two that stood at once do not meet again.
+            () if stood => TAKE_OVER_ELECTION + stagger,
+            () => TAKE_OVER_PAUSE,
+        };
     }
-    // The hint stays until the election is over, as its vote requests carry it.
-    group.wait_for_leader(gone, wait).await;
     group.gone.set(None);
 }

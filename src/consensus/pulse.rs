@@ -252,13 +252,11 @@ async fn known(group: &Group) -> Answer<(Vote, Option<LogId>)> {
     known.map_err(|fatal| fatal.to_string())
 }
 
-/// Answers whether this replica would vote as asked, in a term that is high enough: the candidate
-/// learns from the answer which one that is. Nothing changes by it.
-pub(super) async fn pre_vote(group: &Group, request: &VoteRequest) -> Answer<VoteResponse> {
+/// Answers whether this replica, where it is `free` to, would vote as asked, in a term that is high
+/// enough: the candidate learns from the answer which one that is. Nothing changes by it.
+pub(super) async fn pre_vote(group: &Group, request: &VoteRequest, free: bool) -> Answer<VoteResponse> {
     let (vote, last) = known(group).await?;
-    let candidate = NodeId(request.vote.leader_id.node_id);
-    let granted = request.last_log_id >= last && may_stand(group, candidate);
-    Ok(VoteResponse::new(vote, last, granted))
+    Ok(VoteResponse::new(vote, last, free && request.last_log_id >= last))
 }
 
 /// Refuses a vote without asking openraft, whose leases know nothing of beats.
@@ -268,23 +266,24 @@ pub(super) async fn refuse(group: &Group) -> Answer<VoteResponse> {
 }
 
 /// Stands for election, if a majority would vote so (pre-vote: Ongaro's dissertation, section 9.6). A
-/// replica that was cut off so neither deposes a leader that the others hear, nor raises its term.
-pub(super) async fn stand(group: Arc<Group>, links: Arc<Links>) {
+/// replica that was cut off so neither deposes a leader that the others hear, nor raises its term. Tells
+/// whether it stood.
+pub(super) async fn stand(group: Arc<Group>, links: Arc<Links>) -> bool {
     if group.is_leader() {
-        return;
+        return false;
     }
-    let Ok((vote, last)) = known(&group).await else { return };
+    let Ok((vote, last)) = known(&group).await else { return false };
     let voters = group.metrics(|metrics| ids(metrics.membership_config.membership().get_joint_config()));
     let mut wanted = vote;
     (wanted.leader_id.term, wanted.leader_id.node_id, wanted.committed) =
         (vote.leader_id.term + 1, group.me.0, false);
-    let request = VoteRequest::new(wanted, last);
+    let (request, gone) = (VoteRequest::new(wanted, last), group.gone.get());
     let deadline = Instant::now() + PRE_VOTE_TIMEOUT;
     let others: BTreeSet<NodeId> = voters.iter().flatten().copied().filter(|id| *id != group.me).collect();
     let mut answers: FuturesUnordered<_> = others
         .into_iter()
         .map(|id| {
-            let (links, body) = (links.clone(), wire::message(group.id, &request));
+            let (links, body) = (links.clone(), wire::message(group.id, &(&request, gone)));
             async move {
                 let answer = links.call(&Peer::Node(id), Lane::Main, method::PRE_VOTE, body, deadline).await;
                 let answer = answer.ok().and_then(|body| wire::read::<Answer<VoteResponse>>(&body).ok());
@@ -305,12 +304,20 @@ pub(super) async fn stand(group: Arc<Group>, links: Arc<Links>) {
                 term = term.max(answer.vote.leader_id.term);
             }
             Some((_, None)) => {}
-            None => return,
+            None => return false,
         }
     }
-    tracing::info!(group = %group.id, leader = ?group.leader(), "stand for election: nobody is heard to lead");
+    // Whom this replica has voted for meanwhile was the first: let it win. openraft takes votes and the
+    // order to stand in the order in which they are given to it.
+    let ballot = group.ballot.lock().await;
+    if !known(&group).await.is_ok_and(|(now, _)| now == vote) {
+        return false;
+    }
+    let why = if gone.is_some() { "the leader's process is gone" } else { "nobody is heard to lead" };
+    tracing::info!(group = %group.id, leader = ?group.leader(), "stand for election: {why}");
     // Fails only when the group has stopped.
     let _ = group.raft.trigger().elect(false).await;
+    drop(ballot);
     if term > vote.leader_id.term {
         // A voter was in a higher term. openraft learns of it where it is refused, and not before.
         let learned = |metrics: &Metrics| metrics.vote.leader_id.term >= term;
@@ -319,4 +326,5 @@ pub(super) async fn stand(group: Arc<Group>, links: Arc<Links>) {
             let _ = group.raft.trigger().elect(false).await;
         }
     }
+    true
 }

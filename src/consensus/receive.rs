@@ -144,10 +144,13 @@ pub(super) fn receive(
             tokio::spawn(async move { reply.send(vote(&group, &links, &body).await) });
         }
         method::PRE_VOTE => {
-            let group = group.clone();
+            let (group, links) = (group.clone(), links.clone());
             tokio::spawn(async move {
-                reply.send(match wire::read::<VoteRequest>(&body) {
-                    Ok(request) => wire::answer(&pulse::pre_vote(&group, &request).await),
+                reply.send(match wire::read::<(VoteRequest, GoneLeader)>(&body) {
+                    Ok((request, gone)) => {
+                        let free = is_free(&group, &links, &request, gone).await;
+                        wire::answer(&pulse::pre_vote(&group, &request, free).await)
+                    }
                     Err(malformed) => wire::answer::<()>(&Err(malformed.to_string())),
                 });
             });
@@ -171,10 +174,7 @@ pub(super) fn receive(
     }
 }
 
-/// Votes, unless this node hears the group's leader: that keeps a slow candidate from disturbing a
-/// leader that serves. A candidate that stands because the leader's process is gone need not wait
-/// until this node has missed it too, if this node finds the process gone as well and knows of no
-/// other leader. Nothing rests on either: reads are proved by a quorum round of their own (D6, D15).
+/// Votes, where this node is free to.
 ///
 /// openraft's lease never ends (`host::config`) and is passed over by the mark of a transfer, as it
 /// knows nothing of the beats that renew what this node goes by.
@@ -183,20 +183,27 @@ async fn vote(group: &Group, links: &Arc<Links>, body: &[u8]) -> Bytes {
         Ok(message) => message,
         Err(malformed) => return wire::answer::<()>(&Err(malformed.to_string())),
     };
+    if !request.leadership_transfer && !is_free(group, links, &request, gone).await {
+        return wire::answer(&pulse::refuse(group).await);
+    }
+    request.leadership_transfer = true;
+    let _ballot = group.ballot.lock().await;
+    answer(group.raft.vote(request).await)
+}
+
+/// Whether this node does not hear the group's leader: that keeps a slow candidate from disturbing one
+/// that serves. A candidate that stands because the leader's process is gone need not wait until
+/// this node has missed it too, if this node finds the process gone as well and knows of no other
+/// leader. Nothing rests on either: reads are proved by a quorum round of their own (D6, D15).
+async fn is_free(group: &Group, links: &Arc<Links>, request: &VoteRequest, gone: GoneLeader) -> bool {
     let candidate = NodeId(request.vote.leader_id.node_id);
-    let is_free = request.leadership_transfer
-        || pulse::may_stand(group, candidate)
+    pulse::may_stand(group, candidate)
         || match gone {
             Some(leader) => {
                 group.leader().is_none_or(|known| known == leader) && confirm_gone(links, leader).await
             }
             None => false,
-        };
-    if !is_free {
-        return wire::answer(&pulse::refuse(group).await);
-    }
-    request.leadership_transfer = true;
-    answer(group.raft.vote(request).await)
+        }
 }
 
 async fn confirm_gone(links: &Arc<Links>, node: NodeId) -> bool {

@@ -376,7 +376,8 @@ impl RaftNetworkV2<TypeConfig> for Sender {
     }
 
     async fn pre_vote(&mut self, request: VoteRequest, _option: RPCOption) -> Result<VoteResponse, RpcError> {
-        self.ask(method::PRE_VOTE, wire::message(self.group, &request), CONTROL_TIMEOUT).await
+        let body = wire::message(self.group, &(request, self.gone.get()));
+        self.ask(method::PRE_VOTE, body, CONTROL_TIMEOUT).await
     }
 
     async fn full_snapshot(

@@ -38,7 +38,11 @@ use crate::ids::{NodeId, StoreId};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// After a failed attempt, calls to the same node fail at once for this long.
-const RETRY_AFTER: Duration = Duration::from_millis(50);
+const RETRY_AFTER: Duration = Duration::from_millis(10);
+
+/// Attempts to reach a node whose connection has just broken, so long apart.
+const PROBES: u32 = 20;
+const PROBE_PAUSE: Duration = Duration::from_millis(15);
 
 /// Between two looks whether all calls are answered.
 const QUIET_POLL: Duration = Duration::from_millis(2);
@@ -441,12 +445,17 @@ impl Links {
 }
 
 /// When a connection breaks, finds out at once whether the process behind it is gone: then a new
-/// one is refused.
+/// one is refused. It need not be at first: Linux closes what a process has opened last first, and
+/// takes connections for it as long as its listener is still open.
 async fn probe_when_closed(links: Arc<Links>, node: NodeId, conn: Arc<Conn>) {
     conn.wait_closed().await;
-    let deadline = Instant::now() + CONNECT_TIMEOUT;
-    // The result is what `connection` notes down about the node.
-    let _ = links.connection(&Peer::Node(node), Lane::Main, deadline).await;
+    for _ in 0..PROBES {
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        if links.connection(&Peer::Node(node), Lane::Main, deadline).await.is_ok() || links.is_gone(node) {
+            break;
+        }
+        sleep(PROBE_PAUSE).await;
+    }
 }
 
 async fn upgrade(tcp: TcpStream, addr: &str) -> Option<Upgraded> {

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// For the cluster to be founded and to have all its shards, ms.
-const FOUND_MS: u64 = 30_000;
+pub(crate) const FOUND_MS: u64 = 30_000;
 
 const SECOND_MS: u64 = 1_000;
 

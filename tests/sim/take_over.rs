@@ -1,0 +1,78 @@
+//! How long shards have no leader when the process of a worker ends: the others are told by their
+//! connections, one of them perhaps late, and must not undo each other's elections.
+
+use rand::RngExt;
+
+use super::{
+    clients::{Clients, Reads},
+    disk::Crash,
+    net::Place,
+    rng,
+    run::FOUND_MS,
+    runs::seeds,
+    world::{Failure, Spec, World},
+};
+
+const FEW: u64 = 6;
+
+/// Times that a worker is killed in each run.
+const KILLS: u64 = 6;
+
+/// Within which every shard must have a leader that a majority follows, ms. An election takes some 20 ms,
+/// and two that come to nothing 180 and 240 before the next.
+const LED_WITHIN_MS: u64 = 600;
+
+/// How late one of the others may be to notice, ms.
+const LATE_MS: u64 = 150;
+
+/// For the cluster to be whole again, ms.
+const HEAL_MS: u64 = 30_000;
+
+#[test]
+fn a_dead_leader_is_soon_replaced() {
+    for seed in seeds(FEW) {
+        let spec = Spec { workers: 3, spares: 0, shards: 3, ..Spec::default() };
+        let mut world = World::new(seed, spec).unwrap();
+        if let Err(failure) = play(&mut world, seed) {
+            panic!("take over, SIM_SEED={seed}: {failure}\nthe last events:\n{}", world.events());
+        }
+    }
+}
+
+fn play(world: &mut World, seed: u64) -> Result<(), Failure> {
+    let mut rng = rng(seed, "take over", 0);
+    world.until("the cluster is founded", FOUND_MS, |_| Ok(()), World::is_whole)?;
+    let mut clients = Clients::new(seed, 6, 8, Reads::Linearizable);
+    for kill in 0..KILLS {
+        for _ in 0..rng.random_range(100..1_500) {
+            world.tick()?;
+            clients.step(world)?;
+        }
+        let workers: Vec<Place> = (0..world.nodes.len()).filter(|place| world.is_worker(*place)).collect();
+        let (dead, other) = (workers[(kill % 3) as usize], workers[((kill + 1 + kill / 3) % 3) as usize]);
+        world.crash(dead, Crash::Killed, HEAL_MS)?;
+        if other != dead {
+            world.pause(other, rng.random_range(0..LATE_MS));
+        }
+        let step = |world: &mut World| clients.step(world);
+        world.until("every shard is led again", LATE_MS + LED_WITHIN_MS, step, |world| led(world, dead))?;
+        world.start(dead)?;
+        world.until("the cluster is whole again", HEAL_MS, |world| clients.step(world), World::is_whole)?;
+    }
+    clients.resting = true;
+    let idle = |_: &World| Ok(());
+    while !clients.are_idle() {
+        world.until("the clients are answered", HEAL_MS, |world| clients.step(world), idle)?;
+    }
+    clients.judge()?;
+    Ok(())
+}
+
+fn led(world: &World, dead: Place) -> Result<(), String> {
+    let map = world.map().ok_or("no node has a map")?;
+    for shard in map.shards.values() {
+        let leader = world.leader(shard.group).filter(|(place, _)| *place != dead);
+        leader.ok_or_else(|| format!("shard {} has no leader", shard.group))?;
+    }
+    Ok(())
+}
