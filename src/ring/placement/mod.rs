@@ -9,7 +9,8 @@
 //! 3. no worker keeps more than ceil((1 + slack) · share), or fewer than floor((1 − slack) · share);
 //!    a share is the average, as far as unequal zones allow it (`shares.rs`);
 //! 4. no worker is the primary of more than ceil((1 + slack) · average), or of fewer than
-//!    floor((1 − slack) · average).
+//!    floor((1 − slack) · average), and as far as its replicas allow it these are rounded the other
+//!    way: with one shard for each worker, each leads one.
 //!
 //! Only what one of these asks for moves. The lower bounds are what gives a new worker its part:
 //! about K/N of the data, and not more. [`next`] of its own result changes nothing.
@@ -113,15 +114,13 @@ fn choose_primaries(work: &mut Work, policy: &Policy) {
     let workers = work.nodes.len();
     let share = Share { replicas: work.slots.len() as u64, divisor: workers as u64 };
     let whole = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
-    let bounds = Bounds {
-        lower: whole(share.lower(policy.slack_percent)),
-        fair: whole(share.fair()),
-        upper: whole(share.upper(policy.slack_percent)),
-    };
+    let bounds = |(lower, upper)| Bounds { lower: whole(lower), fair: whole(share.fair()), upper: whole(upper) };
+    let slack = policy.slack_percent;
     let mut choices: Vec<Choice<'_>> = work
         .slots
         .iter_mut()
         .map(|slot| Choice { fixed: slot.fixed, eligible: slot.replicas.len(), replicas: &mut slot.replicas })
         .collect();
-    primaries::balance(&mut choices, workers, bounds);
+    primaries::balance(&mut choices, workers, bounds((share.lower(slack), share.upper(slack))));
+    primaries::balance(&mut choices, workers, bounds(share.inner(slack)));
 }

@@ -31,6 +31,15 @@ impl Share {
     pub(super) fn fair(self) -> u64 {
         self.replicas.div_ceil(self.divisor)
     }
+
+    /// Both bounds rounded inwards, but not past the share: tighter where a whole one is more than the
+    /// slack.
+    pub(super) fn inner(self, slack_percent: u32) -> (u64, u64) {
+        let slack = u64::from(slack_percent.min(100));
+        let lower = (self.replicas * (100 - slack)).div_ceil(self.divisor * 100);
+        let upper = self.replicas * (100 + slack) / (self.divisor * 100);
+        (lower.min(self.replicas / self.divisor), upper.max(self.fair()))
+    }
 }
 
 /// The shares of zones with these numbers of workers, each at least 1, for `shards` shards of
@@ -112,6 +121,15 @@ mod tests {
     fn bounds_round_outwards() {
         let share = Share { replicas: 48, divisor: 5 };
         assert_eq!((share.lower(10), share.fair(), share.upper(10)), (8, 10, 11));
+    }
+
+    #[test]
+    fn inner_bounds_are_no_more_than_one_apart_where_the_slack_is_less() {
+        let inner = |replicas, divisor| Share { replicas, divisor }.inner(10);
+        assert_eq!(inner(4, 4), (1, 1));
+        assert_eq!(inner(3, 4), (0, 1));
+        assert_eq!(inner(48, 5), (9, 10));
+        assert_eq!(inner(320, 10), (29, 35));
     }
 
     proptest! {

@@ -261,6 +261,23 @@ proptest! {
         }
     }
 
+    /// One shard for each worker, of which each leads one, also when they have come one after the other.
+    #[test]
+    fn each_worker_leads_a_shard(workers in 3u32..12, more in 0usize..4) {
+        let mut map = cluster(workers, 3, &[None; 3]);
+        map = place(&map, &all(&map));
+        for _ in 3..workers {
+            join(&mut map, None);
+            map = place(&map, &all(&map));
+        }
+        prop_assert!(leads(&map, &all(&map)).values().all(|count| *count == 1), "{:?}", map.shards);
+        for _ in 0..more {
+            join(&mut map, None);
+            map = place(&map, &all(&map));
+        }
+        prop_assert!(leads(&map, &all(&map)).values().all(|count| *count <= 1), "{:?}", map.shards);
+    }
+
     #[test]
     fn shards_that_are_not_formed_stay(shards in 1u32..40, joins in 1usize..5) {
         let map = cluster(shards, 3, &[None; 3]);
