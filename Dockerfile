@@ -3,14 +3,11 @@
 #   docker run quoring --help
 # compose.yaml runs three coordinators and three workers of it.
 
-FROM debian:bookworm-slim AS build
 ARG RUST_VERSION=1.95.0
+FROM rust:${RUST_VERSION}-bookworm AS build
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates curl g++ gcc libc6-dev libclang-dev make \
+    && apt-get install -y --no-install-recommends libclang-dev \
     && rm -rf /var/lib/apt/lists/*
-RUN curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs \
-    | sh -s -- -y --no-modify-path --profile minimal --default-toolchain "$RUST_VERSION"
-ENV PATH=/root/.cargo/bin:$PATH
 WORKDIR /src
 COPY . .
 RUN cargo build --release --locked --bin quoring

@@ -114,7 +114,8 @@ fn choose_primaries(work: &mut Work, policy: &Policy) {
     let workers = work.nodes.len();
     let share = Share { replicas: work.slots.len() as u64, divisor: workers as u64 };
     let whole = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
-    let bounds = |(lower, upper)| Bounds { lower: whole(lower), fair: whole(share.fair()), upper: whole(upper) };
+    let bounds =
+        |(lower, upper)| Bounds { lower: whole(lower), fair: whole(share.fair()), upper: whole(upper) };
     let slack = policy.slack_percent;
     let mut choices: Vec<Choice<'_>> = work
         .slots
