@@ -396,7 +396,7 @@ async fn take_over(group: Arc<Group>, links: Arc<Links>, gone: NodeId) {
     let rank = group.status().voters.iter().filter(|id| **id != gone && **id < group.me).count();
     let stagger = TAKE_OVER_STAGGER * u32::try_from(rank).unwrap_or(u32::MAX);
     let deadline = Instant::now() + TAKE_OVER_TIME;
-    group.gone.set(Some(gone));
+    group.gone.set(gone);
     let (mut wait, mut known) = (stagger, vote(&group));
     while links.is_gone(gone) && Instant::now() < deadline {
         if group.wait_for_leader(gone, wait).await {
@@ -417,5 +417,5 @@ async fn take_over(group: Arc<Group>, links: Arc<Links>, gone: NodeId) {
             () => TAKE_OVER_PAUSE,
         };
     }
-    group.gone.set(None);
+    group.gone.unset(gone);
 }

@@ -58,8 +58,13 @@ const CONTROL_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) struct GoneHint(Arc<AtomicU64>);
 
 impl GoneHint {
-    pub(super) fn set(&self, leader: GoneLeader) {
-        self.0.store(leader.map_or(0, |leader| leader.0), Ordering::Relaxed);
+    pub(super) fn set(&self, leader: NodeId) {
+        self.0.store(leader.0, Ordering::Relaxed);
+    }
+
+    /// Unless it is about another one by now.
+    pub(super) fn unset(&self, leader: NodeId) {
+        let _ = self.0.compare_exchange(leader.0, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     pub(super) fn get(&self) -> GoneLeader {
