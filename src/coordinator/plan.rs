@@ -259,8 +259,10 @@ impl Plan<'_> {
         let workers = self.workers();
         for shard in self.map.shards.values() {
             let Some(seen) = self.seen(shard.group) else { continue };
-            let is_led = shard.formed && seen.leader.is_some();
-            if !is_led || !is_moving(shard, seen) || self.changeable(shard, &workers).is_some() {
+            // Without a leader for a moment, as while one hands over, it is still under way.
+            let active = seen.voters.iter().filter(|node| is_active(self.observed, **node)).count();
+            let can_go_on = shard.formed && (seen.leader.is_some() || active * 2 > seen.voters.len());
+            if !can_go_on || !is_moving(shard, seen) || self.changeable(shard, &workers).is_some() {
                 continue;
             }
             count += 1;
