@@ -445,8 +445,8 @@ impl Links {
 }
 
 /// When a connection breaks, finds out at once whether the process behind it is gone: then a new
-/// one is refused. It need not be at first: Linux closes what a process has opened last first, and
-/// takes connections for it as long as its listener is still open.
+/// one is refused. It need not be at first: Linux may end a killed process's connections before its
+/// listener, and takes new ones for that meanwhile.
 async fn probe_when_closed(links: Arc<Links>, node: NodeId, conn: Arc<Conn>) {
     conn.wait_closed().await;
     for _ in 0..PROBES {
