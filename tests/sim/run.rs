@@ -21,7 +21,7 @@ const SECOND_MS: u64 = 1_000;
 const HEAL_MS: u64 = 60_000;
 
 /// For every client to have its answer then, ms.
-const ANSWER_MS: u64 = 20_000;
+pub(crate) const ANSWER_MS: u64 = 20_000;
 
 /// Answers that each run must come to at the end, when nothing is wrong any more.
 const ANSWERS_AFTER: u64 = 60;

@@ -8,7 +8,7 @@ use super::{
     disk::Crash,
     net::Place,
     rng,
-    run::FOUND_MS,
+    run::{ANSWER_MS, FOUND_MS},
     runs::seeds,
     world::{Failure, Spec, World},
 };
@@ -49,20 +49,23 @@ fn play(world: &mut World, seed: u64) -> Result<(), Failure> {
             clients.step(world)?;
         }
         let workers: Vec<Place> = (0..world.nodes.len()).filter(|place| world.is_worker(*place)).collect();
+        // Each in turn, and of the other two now this one and now that.
         let (dead, other) = (workers[(kill % 3) as usize], workers[((kill + 1 + kill / 3) % 3) as usize]);
         world.crash(dead, Crash::Killed, HEAL_MS)?;
-        if other != dead {
-            world.pause(other, rng.random_range(0..LATE_MS));
-        }
+        world.pause(other, rng.random_range(0..LATE_MS));
         let step = |world: &mut World| clients.step(world);
         world.until("every shard is led again", LATE_MS + LED_WITHIN_MS, step, |world| led(world, dead))?;
         world.start(dead)?;
         world.until("the cluster is whole again", HEAL_MS, |world| clients.step(world), World::is_whole)?;
     }
     clients.resting = true;
-    let idle = |_: &World| Ok(());
+    let deadline = world.now + ANSWER_MS;
     while !clients.are_idle() {
-        world.until("the clients are answered", HEAL_MS, |world| clients.step(world), idle)?;
+        world.tick()?;
+        clients.step(world)?;
+        if world.now >= deadline {
+            return Err(Failure::TooLate("clients are answered at the end".into()));
+        }
     }
     clients.judge()?;
     Ok(())
