@@ -71,6 +71,8 @@ pub const STORE_BLOCK_CACHE_HIT_RATIO: &str = "quoring_store_block_cache_hit_rat
 pub const STORE_MEMTABLE_BYTES: &str = "quoring_store_memtable_bytes";
 /// Memory of the newest log entries.
 pub const STORE_LOG_TAIL_BYTES: &str = "quoring_store_log_tail_bytes";
+/// Log entries that are kept.
+pub const STORE_LOG_HELD_BYTES: &str = "quoring_store_log_held_bytes";
 /// Files of the log on disk.
 pub const STORE_LOG_FILE_BYTES: &str = "quoring_store_log_file_bytes";
 /// Files of the state machines on disk.
@@ -266,6 +268,12 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Gauge,
         unit: Unit::Bytes,
         help: "Memory of the newest log entries.",
+    },
+    Metric {
+        name: STORE_LOG_HELD_BYTES,
+        kind: Kind::Gauge,
+        unit: Unit::Bytes,
+        help: "Log entries that are kept: for the state since its last flush, and for members that lack them.",
     },
     Metric {
         name: STORE_LOG_FILE_BYTES,

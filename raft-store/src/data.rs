@@ -239,6 +239,11 @@ impl Data {
         groups.entry(id).or_insert_with(make).clone()
     }
 
+    /// See [`crate::Store::durable_index`].
+    pub(crate) fn durable_index(&self, id: u64) -> u64 {
+        self.groups.read().get(&id).map_or(0, |group| group.shown.read().durable_end.saturating_sub(1))
+    }
+
     /// Groups that have applied or installed anything.
     pub(crate) fn alive(&self) -> Vec<u64> {
         self.groups.read().values().filter(|group| group.has_record()).map(|group| group.id).collect()

@@ -13,7 +13,7 @@
 //! | `save_vote`, `truncate_after`, [`Store::set_meta`] | | on return |
 //! | `save_committed`, `purge` | takes effect in memory | with the next synced batch, or not at all: never before the entries they concern |
 //! | `apply` | can be read, replies were sent | its log entries do; the state itself after the next flush |
-//! | [`Store::flush`], `build_snapshot` | | all that was applied before the call |
+//! | [`Store::flush`] | | all that was applied before the call |
 //! | `install_snapshot`, [`Store::drop_group`] | | on return; a crash before leaves all of the old or all of the new |
 //!
 //! # Invariants

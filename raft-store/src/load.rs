@@ -13,9 +13,6 @@ use crate::keys::{LogKey, TOMBSTONE_DONE};
 use crate::log::Loaded;
 use crate::types::LogId;
 
-/// Deletions in one batch.
-const BATCH_DELETES: usize = 8 << 10;
-
 /// The groups of the log, and those whose drop was cut short.
 pub(crate) fn load(db: &DB) -> Result<(BTreeMap<u64, Loaded>, Vec<u64>), StoreError> {
     let mut groups = BTreeMap::<u64, Loaded>::new();
@@ -109,23 +106,18 @@ fn bounds(db: &DB, group: u64) -> Result<Option<(u64, LogId)>, StoreError> {
 
 /// Deletes the entries up to `upto`. Not synced: if it is lost, the next open does it again.
 fn delete_entries(db: &DB, group: u64, upto: u64) -> Result<(), StoreError> {
-    loop {
-        let mut batch = WriteBatch::default();
-        let mut iter = entries(db, 0, group);
-        iter.seek_to_first();
-        while let Some(key) = iter.key()
-            && batch.len() < BATCH_DELETES
-        {
-            if !matches!(LogKey::decode(key), Some(LogKey::Entry(_, index)) if index <= upto) {
-                break;
-            }
-            batch.delete(key);
-            iter.next();
-        }
-        iter.status().map_err(StoreError::engine("read the log"))?;
-        if batch.is_empty() {
-            return Ok(());
-        }
-        db.write(batch).map_err(StoreError::engine("write the log"))?;
+    let mut iter = entries(db, 0, group);
+    iter.seek_to_first();
+    let first = iter.key().and_then(LogKey::decode);
+    iter.status().map_err(StoreError::engine("read the log"))?;
+    if !matches!(first, Some(LogKey::Entry(_, first)) if first <= upto) {
+        return Ok(());
     }
+    let end = match upto.checked_add(1) {
+        Some(end) => LogKey::Entry(group, end).encode(),
+        None => LogKey::group_entries_end(group),
+    };
+    let mut batch = WriteBatch::default();
+    batch.delete_range(LogKey::Entry(group, 0).encode(), end);
+    db.write(batch).map_err(StoreError::engine("write the log"))
 }

@@ -25,9 +25,6 @@ use crate::logs::TailBudget;
 use crate::types::{LogId, Vote};
 use crate::writer::{Change, Done, Op, Writer};
 
-/// Log entries deleted by one operation of the writer.
-const DELETE_MAX_ENTRIES: u64 = 8 << 10;
-
 /// How much log a group keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogSize {
@@ -259,7 +256,7 @@ impl LogGroup {
         let (from, to) = (state.first, state.next.min(start).max(state.first));
         // The purge point first: should the deletions be lost, the entries are known to be gone.
         let mut ops = vec![self.op(Change::Purged(upto), Done::Lazy)];
-        ops.extend(self.deletions(from, to));
+        ops.extend(self.deletion(from, to));
         writer.push(ops)?;
 
         self.forget(&mut state, to - from);
@@ -371,7 +368,7 @@ impl LogGroup {
         let mut state = self.state.lock();
         // The tombstone comes first: whatever follows is repeated at open if it is lost.
         let mut ops = vec![self.op(Change::Drop, Done::Lazy)];
-        ops.extend(self.deletions(state.first, state.next));
+        ops.extend(self.deletion(state.first, state.next));
         if let Some(last) = ops.last_mut() {
             last.done = done;
         }
@@ -396,11 +393,8 @@ impl LogGroup {
         Op { group: Some(self.clone()), change, done }
     }
 
-    fn deletions(self: &Arc<Self>, from: u64, to: u64) -> impl Iterator<Item = Op> {
-        (from..to).step_by(DELETE_MAX_ENTRIES as usize).map(move |start| {
-            let end = to.min(start.saturating_add(DELETE_MAX_ENTRIES));
-            self.op(Change::Delete { from: start, to: end }, Done::Lazy)
-        })
+    fn deletion(self: &Arc<Self>, from: u64, to: u64) -> Option<Op> {
+        (from < to).then(|| self.op(Change::Delete { from, to }, Done::Lazy))
     }
 
     /// Takes the share of `count` entries off the estimate of bytes.

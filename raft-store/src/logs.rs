@@ -88,6 +88,11 @@ impl Logs {
         self.groups.read().values().filter(|group| group.is_alive()).map(|group| group.id).collect()
     }
 
+    /// Entries that are not purged, of all groups, about.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.groups.read().values().map(|group| group.size().bytes).sum()
+    }
+
     pub(crate) fn tail_bytes(&self) -> usize {
         self.budget.used_bytes.load(Ordering::Relaxed)
     }

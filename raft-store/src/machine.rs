@@ -198,7 +198,7 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder { store: self.store.clone(), source: self.source() }
+        SnapshotBuilder(self.source())
     }
 
     /// Accepts a received snapshot, and also an outgoing one, which it copies.
@@ -233,20 +233,15 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
     }
 }
 
-/// Makes the state durable at the log id of the snapshot, so that the log may be purged to there.
-pub struct SnapshotBuilder {
-    store: Arc<Inner>,
-    source: Result<Source, StoreError>,
-}
+/// Notes a log id at which a snapshot can be had; nothing is copied, and nothing made durable: to purge
+/// the log does that, where it is still to be done.
+pub struct SnapshotBuilder(Result<Source, StoreError>);
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let source = self.source.clone()?;
-        if let Some(last) = &source.meta().last_log_id {
-            self.store.data.make_durable(source.group(), last.index).await?;
-        }
+        let source = self.0.clone()?;
         Ok(Snapshot { meta: source.meta().clone(), snapshot: SnapshotData::Source(source) })
     }
 }

@@ -25,9 +25,10 @@ pub struct Options {
     /// Blocks, indexes and filters of both instances. Default: 256 MiB.
     pub block_cache_bytes: usize,
     /// Applied state that is not flushed yet; larger means fewer flushes and a longer replay of the
-    /// log after a crash. Default: 128 MiB.
+    /// log after a crash. Default: 96 MiB.
     pub memtable_bytes: usize,
-    /// Log entries that are in the WAL but in no file yet. Default: 64 MiB.
+    /// Log entries that are in the WAL but in no file yet. What is purged within a quarter of this is
+    /// never written to a file. Default: 96 MiB.
     pub log_memtable_bytes: usize,
     /// Newest entries of all groups kept for readers, once synced. Default: 8 MiB.
     pub log_tail_bytes: usize,
@@ -45,8 +46,8 @@ impl Default for Options {
         Options {
             dir: None,
             block_cache_bytes: 256 * MIB,
-            memtable_bytes: 128 * MIB,
-            log_memtable_bytes: 64 * MIB,
+            memtable_bytes: 96 * MIB,
+            log_memtable_bytes: 96 * MIB,
             log_tail_bytes: 8 * MIB,
             queue_bytes: 64 * MIB,
             background_jobs: 2,
@@ -69,8 +70,10 @@ impl Options {
 
 /// Smallest block cache, in bytes.
 pub(crate) const CACHE_MIN_BYTES: usize = MIB;
-/// Memtables of one instance that may wait for their flush, besides the one being written.
-const MEMTABLES: usize = 4;
+/// Memtables of one instance, the one being written and one that is flushed. Few and large: most of what
+/// the log's hold is purged before their flush, and the data is flushed by the program, once for all groups,
+/// before RocksDB would.
+const MEMTABLES: usize = 2;
 /// Smallest memtable, in bytes: below it RocksDB would flush all the time.
 const MEMTABLE_MIN_BYTES: usize = MIB;
 /// Files of level 0 at which writers are slowed down, then stopped. Far above the compaction
@@ -156,8 +159,8 @@ fn base(
     opts.set_stats_dump_period_sec(0);
     opts.set_stats_persist_period_sec(0);
 
-    // Writers must hardly ever stall, as they run on threads that serve others: room for several
-    // waiting memtables, distant limits for level 0, none for pending compaction, and dirty pages
+    // Writers must hardly ever stall, as they run on threads that serve others: room for another
+    // memtable while one is flushed, distant limits for level 0, none for pending compaction, and dirty pages
     // written out continuously instead of all at once.
     opts.set_write_buffer_size((memtable_bytes / MEMTABLES).max(MEMTABLE_MIN_BYTES));
     opts.set_max_write_buffer_number(MEMTABLES as i32);

@@ -54,6 +54,8 @@ pub struct Stats {
     pub data_memtable_bytes: u64,
     /// Memory held by the newest entries of all groups, in bytes.
     pub log_tail_bytes: u64,
+    /// Log entries that are not purged, of all groups, in bytes, about.
+    pub log_held_bytes: u64,
     /// Files of the log, in bytes; the WAL is not counted.
     pub log_file_bytes: u64,
     /// Files of the data, in bytes.
@@ -103,6 +105,10 @@ impl Counters {
             add(&self.sync_us, sync.as_micros() as u64);
             self.sync_us_max.fetch_max(sync.as_micros() as u64, Ordering::Relaxed);
         }
+    }
+
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.log_bytes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn syncs(&self) -> u64 {

@@ -185,9 +185,20 @@ impl Store {
         self.inner.data.flush()
     }
 
+    /// The index up to which a group's applied state is known to survive a crash: its log can be purged to
+    /// there without a flush.
+    pub fn durable_index(&self, group: u64) -> u64 {
+        self.inner.data.durable_index(group)
+    }
+
     /// How much log a group keeps; for deciding when to purge.
     pub fn log_size(&self, group: u64) -> LogSize {
         self.inner.logs.get(group).map_or_else(LogSize::default, |group| group.size())
+    }
+
+    /// Bytes written to the log since the store was opened, as in [`Store::stats`].
+    pub fn log_bytes_total(&self) -> u64 {
+        self.inner.writer.counters.log_bytes()
     }
 
     /// Becomes `Some` with the reason when a write or sync has failed. The store then takes no more
@@ -233,6 +244,7 @@ impl Store {
             log_memtable_bytes: read(&inner.log_db, "rocksdb.cur-size-all-mem-tables"),
             data_memtable_bytes: read(&inner.data.db, "rocksdb.cur-size-all-mem-tables"),
             log_tail_bytes: inner.logs.tail_bytes() as u64,
+            log_held_bytes: inner.logs.held_bytes(),
             log_file_bytes: read(&inner.log_db, "rocksdb.total-sst-files-size"),
             data_file_bytes: read(&inner.data.db, "rocksdb.total-sst-files-size"),
             data_l0_files: read(&inner.data.db, "rocksdb.num-files-at-level0"),

@@ -105,7 +105,8 @@ pub(crate) enum Change {
     },
     /// Moves the purge point.
     Purged(LogId),
-    /// Deletes the entries `from..to`, from the start of the log.
+    /// Deletes the entries `from..to`, from the start of the log: as a range, so that of entries which
+    /// are in no file yet nothing at all gets there.
     Delete {
         from: u64,
         to: u64,
@@ -134,9 +135,7 @@ impl Op {
         OP_BYTES
             + match &self.change {
                 Change::Append { entries, .. } => entries.iter().map(|entry| entry.len() + OP_BYTES).sum(),
-                Change::Truncate { from, to, .. } | Change::Delete { from, to } => {
-                    (to - from) as usize * OP_BYTES
-                }
+                Change::Truncate { from, to, .. } => (to - from) as usize * OP_BYTES,
                 Change::Meta { value, .. } => value.len(),
                 _ => 0,
             }
@@ -480,7 +479,7 @@ fn put(op: &Op, batch: &mut WriteBatch) {
             group.purged_to(last.index + 1);
         }
         Change::Delete { from, to } => {
-            (*from..*to).for_each(|index| batch.delete(LogKey::Entry(id, index).encode()));
+            batch.delete_range(LogKey::Entry(id, *from).encode(), LogKey::Entry(id, *to).encode());
         }
         Change::Drop => {
             batch.put(LogKey::Tombstone(id).encode(), TOMBSTONE_PENDING);

@@ -18,16 +18,15 @@ pub struct Memory {
 impl Memory {
     /// What `cache` may be: with less, indexes and filters alone would push each other out.
     pub const CACHE_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 40;
-    /// What `memtables` may be: the least is eight of 1 MiB, four for each of two stores, and then some;
-    /// with more than the most, a log would take minutes to be applied again after a crash.
+    /// What `memtables` may be: the least is room for a few entries of 1 MiB in each of five; with more than the most, a log would take minutes to be applied again after a crash.
     pub const MEMTABLES_BYTES: RangeInclusive<u64> = 12 << 20..=64 << 30;
     /// What `queues` may be: at least a few entries' worth, at most what the log writer counts up to.
     pub const QUEUES_BYTES: RangeInclusive<u64> = 2 << 20..=1 << 30;
 
-    /// Of `memtables`, the part of the log, which is written to files sooner or later as a whole; the
-    /// rest is the state's.
+    /// Of `memtables`, the part of the log, most of which is purged before it would be written to a file;
+    /// the rest is the state's.
     pub fn log_memtables_bytes(&self) -> u64 {
-        self.memtables_bytes / 3
+        self.memtables_bytes / 2
     }
 
     /// Of `queues`, the part of the entries that wait for the disk. The rest, for the newest ones that

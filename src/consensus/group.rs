@@ -21,13 +21,14 @@ use tokio::time::Instant;
 
 use super::{
     freshness::Freshness,
+    log_limits::Log,
     machine::ShardView,
     proposer::Proposer,
     pulse::{self, Following, Pulse},
     reads::{Lead, Reads},
     receive::Sessions,
     transport::GoneHint,
-    types::{Metrics, Raft},
+    types::{LogId, Metrics, Raft},
 };
 use crate::{
     error::Error,
@@ -339,6 +340,24 @@ impl Group {
                     .map(|(id, log)| (NodeId(*id), log.as_ref().map_or(0, |id| id.index)))
                     .collect(),
                 stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
+            }
+        })
+    }
+
+    /// Its log, as far as shortening it is concerned.
+    pub(super) fn log(&self) -> Log {
+        let (size, durable) = (self.store.log_size(self.id.0), self.store.durable_index(self.id.0));
+        self.metrics(|metrics| {
+            let index = |id: &Option<LogId>| id.map_or(0, |id| id.index);
+            let members = metrics.replication.iter().flatten();
+            let others = members.filter(|(id, _)| **id != self.me.0);
+            Log {
+                purged: index(&metrics.purged),
+                snapshot: index(&metrics.snapshot).min(durable),
+                applied: index(&metrics.last_applied),
+                shared: others.map(|(_, matched)| index(matched)).min(),
+                entries: size.entries,
+                bytes: size.bytes,
             }
         })
     }

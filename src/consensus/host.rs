@@ -20,6 +20,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     freshness::ASK_TIMEOUT,
     group::{Common, Group},
+    log_limits::{Log, LogLimits},
     machine::Machine,
     pulse::{self, Pulse},
     reads::{self, Reads},
@@ -45,23 +46,6 @@ const SIGN_TIMEOUT_MS: u64 = 200;
 /// openraft's lease: as good as for ever. It would else refuse the writes of a leader that has sent
 /// nothing for so long, idle though it may be; who may stand against whom is for [`super::liveness`].
 const LEASE_MS: u64 = 365 * 24 * 3600 * 1000;
-
-/// How long logs may be; see [`Host::compact`].
-#[derive(Debug, Clone, Copy)]
-pub struct LogLimits {
-    /// A group's log is shortened when it holds more entries than this …
-    pub entries: u64,
-    /// … or more bytes than this.
-    pub bytes: u64,
-    /// Entries kept behind a snapshot, so that a replica that was away for a moment needs no snapshot.
-    pub keep: u64,
-}
-
-impl Default for LogLimits {
-    fn default() -> Self {
-        Self { entries: 8192, bytes: 32 << 20, keep: 2048 }
-    }
-}
 
 /// The time openraft gives a snapshot to be sent and installed.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -297,26 +281,30 @@ impl Host {
         });
     }
 
-    /// Shortens logs that have grown long. Two calls do it: the first makes the applied state
-    /// durable and notes a snapshot there, the next one drops the entries behind it.
-    pub async fn compact(&self, limits: &LogLimits) -> Result<(), Error> {
-        let mut long = Vec::new();
-        for group in self.all() {
-            let snapshot = group.metrics(|metrics| metrics.snapshot.map_or(0, |id| id.index));
-            let size = self.store.log_size(group.id.0);
-            let upto = snapshot.saturating_sub(limits.keep);
-            if upto > group.metrics(|metrics| metrics.purged.map_or(0, |id| id.index)) {
+    /// Shortens logs by what is not needed any more. Two calls do it: the first makes the applied state
+    /// durable and notes a snapshot there, the next one drops the entries behind it; true if there
+    /// should be a next one soon.
+    pub async fn compact(&self, limits: &LogLimits) -> Result<bool, Error> {
+        let mut logs: Vec<_> = self.all().into_iter().map(|group| (group.log(), group)).collect();
+        let count = logs.len() as u64;
+        for (log, group) in &mut logs {
+            let upto = log.purge_to(limits, count);
+            if upto > log.purged {
                 // Fails only when the group has stopped.
                 let _ = group.raft.trigger().purge_log(upto).await;
-            }
-            let behind = group.status().applied.saturating_sub(snapshot);
-            let entries = behind >= limits.entries;
-            if entries || (size.bytes >= limits.bytes && behind > limits.keep.min(size.entries / 2)) {
-                long.push(group);
+                log.purge(upto);
             }
         }
-        if long.is_empty() {
-            return Ok(());
+        let spare: u64 = logs.iter().map(|(log, _)| log.spare_bytes(limits, count)).sum();
+        let is_due = |log: &Log| {
+            let own = log.spare_bytes(limits, count);
+            // Not for those that hold next to nothing of it.
+            let has_share = spare >= limits.spare_bytes && own * count * 2 >= spare;
+            own > 0 && log.snapshot < log.applied && (has_share || log.is_long(limits))
+        };
+        let due: Vec<_> = logs.iter().filter(|(log, _)| is_due(log)).map(|(_, group)| group).collect();
+        if due.is_empty() {
+            return Ok(false);
         }
         // One flush serves them all.
         let store = self.store.clone();
@@ -324,10 +312,10 @@ impl Host {
         flushed
             .map_err(|error| Error::Unavailable(error.to_string()))?
             .map_err(|error| Error::Unavailable(format!("flush: {error}")))?;
-        for group in long {
+        for group in due {
             let _ = group.raft.trigger().snapshot().await;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Gives every leadership away, waiting at most until the deadline.

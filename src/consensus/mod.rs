@@ -9,6 +9,7 @@ mod freshness;
 pub mod group;
 pub mod host;
 mod liveness;
+pub mod log_limits;
 pub mod machine;
 mod proposer;
 mod pulse;

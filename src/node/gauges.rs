@@ -48,6 +48,7 @@ pub(super) fn read(node: &Node) {
     gauge!(name::STORE_BLOCK_CACHE_HIT_RATIO).set(ratio);
     gauge!(name::STORE_MEMTABLE_BYTES).set((stats.log_memtable_bytes + stats.data_memtable_bytes) as f64);
     gauge!(name::STORE_LOG_TAIL_BYTES).set(stats.log_tail_bytes as f64);
+    gauge!(name::STORE_LOG_HELD_BYTES).set(stats.log_held_bytes as f64);
     gauge!(name::STORE_LOG_FILE_BYTES).set(stats.log_file_bytes as f64);
     gauge!(name::STORE_DATA_FILE_BYTES).set(stats.data_file_bytes as f64);
 }

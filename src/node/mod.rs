@@ -24,7 +24,7 @@ use tokio::{
 use self::{dispatch::Dispatcher, identity::Member, seen::Seen};
 use crate::{
     config::{self, Address, Role, Settings},
-    consensus::{group::Group, host::Host, machine::Shared},
+    consensus::{group::Group, host::Host, log_limits::LogLimits, machine::Shared},
     error::Error,
     http,
     ids::{ClusterId, Epoch, NodeId, StoreId},
@@ -309,6 +309,8 @@ fn build(
     tokio::spawn(take_over(node.clone(), gone));
     tokio::spawn(upkeep::run(node.clone()));
     tokio::spawn(upkeep::watch_disk(node.clone()));
+    let limits = LogLimits::within(config.memory.log_memtables_bytes());
+    tokio::spawn(upkeep::shorten_logs(node.clone(), limits));
     Ok(node)
 }
 

@@ -13,7 +13,7 @@ use super::Node;
 use crate::{
     clock,
     command::Command,
-    consensus::{group::Group, host::LogLimits, machine::ShardView},
+    consensus::{group::Group, log_limits::LogLimits, machine::ShardView},
     error::Error,
     router::calls::encode_command,
     shard::machine::wants_upkeep,
@@ -21,6 +21,10 @@ use crate::{
 
 /// Between two rounds.
 const INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often what was written to the logs is looked at: at the rate of a fast disk they grow meanwhile by
+/// less than what is kept of them.
+const LOG_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often the disk is looked at.
 const STALL_INTERVAL: Duration = Duration::from_millis(250);
@@ -38,9 +42,6 @@ const RECLAIM_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) async fn run(node: Arc<Node>) {
     while !node.is_stopping() {
         sleep(INTERVAL).await;
-        if let Err(error) = node.host.compact(&LogLimits::default()).await {
-            tracing::error!(%error, "shorten logs");
-        }
         let groups: Vec<_> = node.host.all().into_iter().filter(|group| group.is_leader()).collect();
         measure(&node, groups.clone()).await;
         let led = groups.into_iter();
@@ -49,6 +50,24 @@ pub(super) async fn run(node: Arc<Node>) {
                 tracing::debug!(%error, "reclaim what has expired");
             }
         }
+    }
+}
+
+/// Keeps logs short: looks at them when enough was written, and in any case with every round.
+pub(super) async fn shorten_logs(node: Arc<Node>, limits: LogLimits) {
+    let (mut looked, mut written) = (Instant::now(), 0);
+    let mut again = false;
+    while !node.is_stopping() {
+        sleep(LOG_INTERVAL).await;
+        let now_written = node.host.store().log_bytes_total();
+        if !again && looked.elapsed() < INTERVAL && now_written - written < limits.spare_bytes / 4 {
+            continue;
+        }
+        (looked, written) = (Instant::now(), now_written);
+        again = node.host.compact(&limits).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "shorten logs");
+            false
+        });
     }
 }
 

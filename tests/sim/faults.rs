@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use quoring::{consensus::host::LogLimits, ids::GroupId, router::Router};
+use quoring::{consensus::log_limits::LogLimits, ids::GroupId, router::Router};
 use rand::{RngExt, rngs::StdRng, seq::SliceRandom};
 use tokio::time::{Duration, Instant};
 
@@ -252,7 +252,8 @@ impl Faults {
         let (Some(bare), Some(handle)) = (world.nodes[place].bare(), world.nodes[place].handle()) else {
             return;
         };
-        let (host, limits) = (bare.host().clone(), LogLimits { entries: keep + 1, bytes: u64::MAX, keep });
+        let limits = LogLimits { entries: keep + 1, keep, ..LogLimits::within(u64::MAX) };
+        let host = bare.host().clone();
         handle.spawn(async move {
             // The first call notes a snapshot, the next ones drop what is behind it.
             for _ in 0..3 {

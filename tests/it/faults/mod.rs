@@ -8,4 +8,5 @@ mod kill;
 mod majority;
 mod pause;
 mod retry;
+mod shortening;
 mod splits;
