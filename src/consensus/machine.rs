@@ -10,12 +10,12 @@ use tokio::sync::{Notify, watch};
 
 use super::batch;
 use crate::{
-    command::{Proposal, Reply},
+    command::{At, Proposal, Reply, Split},
     coordinator::{self, machine::State},
     ids::{Epoch, GroupId, Span},
     shard::{
         self, Shard,
-        view::{Overlay, Visit},
+        view::{Overlay, State as _, Visit},
     },
 };
 
@@ -102,19 +102,19 @@ impl raft_store::Machine for Machine {
         let mut replies = Vec::with_capacity(if want_replies { commands.len() } else { 0 });
         match self {
             Machine::Shard { shard, arc, counters, .. } => {
-                let key = shard::keys::meta(shard.group);
-                let below = Below { txn: &*txn, known: counters.as_ref().map(|known| (&*key, known)) };
-                let mut state = Overlay::new(&below);
-                let mut children = Vec::new();
+                let meta = shard::keys::meta(shard.group);
+                let mut cells = Cells { txn, meta: &meta, counters };
                 for command in &commands {
                     // What cannot be read is left out on every replica alike, and says so.
                     let reply = match postcard::from_bytes(command) {
                         Ok(Proposal::Command(command)) => {
-                            shard::machine::apply_to(&mut state, *shard, &command, at).map_err(fatal)?
+                            shard::machine::apply_to(&mut cells, *shard, &command, at).map_err(fatal)?
                         }
                         Ok(Proposal::Split(split)) => {
-                            let done = shard::split(&mut state, *shard, &split, at).map_err(fatal)?;
-                            children.extend(done.then_some(split.child));
+                            let done = cells.split(*shard, &split, at)?;
+                            if done {
+                                *arc = shard::arc(&cells, *shard).map_err(fatal)?;
+                            }
                             Reply::Split(done)
                         }
                         Err(_) => {
@@ -124,21 +124,6 @@ impl raft_store::Machine for Machine {
                     };
                     if want_replies {
                         replies.push(encode(&reply)?);
-                    }
-                }
-                if !children.is_empty() {
-                    *arc = shard::arc(&state, *shard).map_err(fatal)?;
-                }
-                let writes = state.into_writes().0;
-                // What is the child's alone is of no use where it gets its state from elsewhere.
-                children.retain(|child| !txn.fork(child.0));
-                let is_unborn = |key: &[u8]| children.iter().any(|child| shard::keys::is_own(key, *child));
-                let counted = writes.iter().find(|(written, _)| *written == key);
-                *counters = counted.and_then(|(_, value)| value.clone()).or(counters.take());
-                for (key, value) in writes.into_iter().filter(|(key, _)| !is_unborn(key)) {
-                    match value {
-                        Some(value) => txn.put(key, value),
-                        None => txn.delete(key),
                     }
                 }
             }
@@ -208,22 +193,56 @@ fn encode(reply: &impl serde::Serialize) -> Result<Bytes, Fatal> {
 }
 
 /// The store's transaction as the shard machine sees it.
-struct Below<'t, 'db> {
-    txn: &'t Txn<'db>,
-    /// A key whose value need not be looked up.
-    known: Option<(&'t [u8], &'t Bytes)>,
+struct Cells<'t, 'db> {
+    txn: &'t mut Txn<'db>,
+    /// The key of the shard's counters …
+    meta: &'t [u8],
+    /// … and what stands there, where that is known.
+    counters: &'t mut Option<Bytes>,
 }
 
-impl shard::view::View for Below<'_, '_> {
+impl Cells<'_, '_> {
+    /// Applies a split; whether it was done.
+    fn split(&mut self, shard: Shard, split: &Split, at: At) -> Result<bool, Fatal> {
+        let mut state = Overlay::new(self);
+        let done = shard::split(&mut state, shard, split, at).map_err(fatal)?;
+        let writes = state.into_writes().0;
+        // What is the child's alone is of no use where it gets its state from elsewhere.
+        let is_born = done && self.txn.fork(split.child.0);
+        let is_unborn = |key: &[u8]| !is_born && shard::keys::is_own(key, split.child);
+        for (key, value) in writes.into_iter().filter(|(key, _)| !is_unborn(key)) {
+            match value {
+                Some(value) => self.put(key, value),
+                None => self.delete(key),
+            }
+        }
+        Ok(done)
+    }
+}
+
+impl shard::view::View for Cells<'_, '_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, shard::view::Fatal> {
-        match self.known {
-            Some((known, value)) if known == key => Ok(Some(value.clone())),
+        match &*self.counters {
+            Some(counters) if key == self.meta => Ok(Some(counters.clone())),
             _ => self.txn.get(key).map_err(unreadable),
         }
     }
 
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), shard::view::Fatal> {
         walk(self.txn.scan(from, Some(to)), visit)
+    }
+}
+
+impl shard::view::State for Cells<'_, '_> {
+    fn put(&mut self, key: Vec<u8>, value: Bytes) {
+        if key == self.meta {
+            *self.counters = Some(value.clone());
+        }
+        self.txn.put(key, value);
+    }
+
+    fn delete(&mut self, key: Vec<u8>) {
+        self.txn.delete(key);
     }
 }
 

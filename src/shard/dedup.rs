@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     Shard, keys,
     meta::Meta,
-    view::{Fatal, Overlay, View},
+    view::{Fatal, State, View},
 };
 use crate::command::{At, Command, Reply, Retry, Written};
 
@@ -111,8 +111,8 @@ pub(super) fn find(
 
 /// Remembers what became of a request's rows, beside those that `first` has, and forgets older
 /// answers where a bound asks for it.
-pub(super) fn remember<'r, V: View + ?Sized>(
-    state: &mut Overlay<'_, V>,
+pub(super) fn remember<'r>(
+    state: &mut (impl State + ?Sized),
     shard: Shard,
     meta: &mut Meta,
     retry: &Retry,
@@ -143,8 +143,8 @@ pub(super) fn remember<'r, V: View + ?Sized>(
 }
 
 /// Forgets what is too old, a bounded number at a time.
-pub(super) fn forget_old<V: View + ?Sized>(
-    state: &mut Overlay<'_, V>,
+pub(super) fn forget_old(
+    state: &mut (impl State + ?Sized),
     shard: Shard,
     meta: &mut Meta,
     now: At,
@@ -176,11 +176,7 @@ fn oldest(state: &(impl View + ?Sized), shard: Shard, meta: &Meta) -> Result<Opt
     }
 }
 
-fn forget_oldest<V: View + ?Sized>(
-    state: &mut Overlay<'_, V>,
-    shard: Shard,
-    meta: &mut Meta,
-) -> Result<(), Fatal> {
+fn forget_oldest(state: &mut (impl State + ?Sized), shard: Shard, meta: &mut Meta) -> Result<(), Fatal> {
     let Some(place) = oldest(state, shard, meta)? else { return Ok(()) };
     let key = keys::answer(shard.group, place.retry_key);
     // The same retry key may have come again after its answer was too old.

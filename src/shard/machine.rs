@@ -27,7 +27,7 @@ use super::{
     dedup, keys,
     meta::Meta,
     reclaim,
-    view::{Fatal, Overlay, View, Writes},
+    view::{Fatal, Overlay, State, View, Writes},
 };
 use crate::{
     command::{
@@ -55,8 +55,8 @@ pub fn apply<V: View + ?Sized>(
 }
 
 /// Applies a command on top of those already in `state`.
-pub fn apply_to<V: View + ?Sized>(
-    state: &mut Overlay<'_, V>,
+pub fn apply_to<S: State + ?Sized>(
+    state: &mut S,
     shard: Shard,
     command: &Command,
     at: At,
@@ -121,15 +121,15 @@ struct Looked {
     got: Option<crate::command::Cell>,
 }
 
-struct Apply<'a, 'v, V: ?Sized> {
-    state: &'a mut Overlay<'v, V>,
+struct Apply<'a, S: ?Sized> {
+    state: &'a mut S,
     meta: &'a mut Meta,
     now: At,
     /// What the command's remaining `Get`s may return.
     readable_bytes: usize,
 }
 
-impl<V: View + ?Sized> Apply<'_, '_, V> {
+impl<S: State + ?Sized> Apply<'_, S> {
     fn write(&mut self, position: Position, write: &Write) -> Result<Written, Fatal> {
         let mut looked = Vec::with_capacity(write.ops.len());
         let readable_bytes = self.readable_bytes;

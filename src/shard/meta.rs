@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Shard, keys,
-    view::{Fatal, Overlay, View},
+    view::{Fatal, State, View},
 };
 use crate::{
     command::{At, Version},
@@ -69,11 +69,7 @@ impl Meta {
         }
     }
 
-    pub(super) fn write<V: View + ?Sized>(
-        &self,
-        state: &mut Overlay<'_, V>,
-        shard: Shard,
-    ) -> Result<(), Fatal> {
+    pub(super) fn write(&self, state: &mut (impl State + ?Sized), shard: Shard) -> Result<(), Fatal> {
         let bytes = postcard::to_extend(self, vec![FORMAT])
             .map_err(|e| Fatal(format!("encode the shard's counters: {e}")))?;
         state.put(keys::meta(shard.group), bytes.into());

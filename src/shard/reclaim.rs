@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use super::{
     keys,
     meta::Meta,
-    view::{Fatal, Overlay, View},
+    view::{Fatal, State, View},
 };
 use crate::{
     command::At,
@@ -30,8 +30,8 @@ struct Due {
 }
 
 /// Removes cells that are due, at most `most`.
-pub(super) fn reclaim<V: View + ?Sized>(
-    state: &mut Overlay<'_, V>,
+pub(super) fn reclaim(
+    state: &mut (impl State + ?Sized),
     meta: &mut Meta,
     now: At,
     most: usize,

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use super::{
     Shard, keys,
     meta::Meta,
-    view::{Fatal, Overlay, View},
+    view::{Fatal, State, View},
 };
 use crate::{
     command::{At, Split},
@@ -19,12 +19,7 @@ use crate::{
 
 /// Applies a split; whether it was done now. It is not, where the point is not within the arc or is
 /// its start, as when the same split is asked for twice.
-pub fn split<V: View + ?Sized>(
-    state: &mut Overlay<'_, V>,
-    shard: Shard,
-    split: &Split,
-    at: At,
-) -> Result<bool, Fatal> {
+pub fn split(state: &mut (impl State + ?Sized), shard: Shard, split: &Split, at: At) -> Result<bool, Fatal> {
     let mut meta = Meta::read(state, shard)?;
     meta.last_at = at.max(meta.last_at);
     let arc = meta.arc.unwrap_or(split.arc);

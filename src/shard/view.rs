@@ -25,6 +25,15 @@ pub trait View {
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), Fatal>;
 }
 
+/// A view that can be changed, and shows its changes.
+pub trait State: View {
+    /// Sets a key.
+    fn put(&mut self, key: Vec<u8>, value: Bytes);
+
+    /// Removes a key.
+    fn delete(&mut self, key: Vec<u8>);
+}
+
 impl View for BTreeMap<Vec<u8>, Bytes> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
         Ok(BTreeMap::get(self, key).cloned())
@@ -50,8 +59,7 @@ fn bound(from: &[u8]) -> std::ops::Bound<&[u8]> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Writes(pub Vec<(Vec<u8>, Option<Bytes>)>);
 
-/// A view with changes on top of it. Commands that are applied together are applied to one overlay,
-/// so that each sees the effects of those before it, and their changes are written in one batch.
+/// A view with changes on top of it, to be written all at once or not at all.
 #[derive(Debug)]
 pub struct Overlay<'v, V: ?Sized> {
     base: &'v V,
@@ -64,19 +72,19 @@ impl<'v, V: View + ?Sized> Overlay<'v, V> {
         Self { base, changed: BTreeMap::new() }
     }
 
-    /// Sets a key.
-    pub fn put(&mut self, key: Vec<u8>, value: Bytes) {
-        self.changed.insert(key, Some(value));
-    }
-
-    /// Removes a key.
-    pub fn delete(&mut self, key: Vec<u8>) {
-        self.changed.insert(key, None);
-    }
-
     /// The changes made.
     pub fn into_writes(self) -> Writes {
         Writes(self.changed.into_iter().collect())
+    }
+}
+
+impl<V: View + ?Sized> State for Overlay<'_, V> {
+    fn put(&mut self, key: Vec<u8>, value: Bytes) {
+        self.changed.insert(key, Some(value));
+    }
+
+    fn delete(&mut self, key: Vec<u8>) {
+        self.changed.insert(key, None);
     }
 }
 
