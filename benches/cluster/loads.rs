@@ -4,24 +4,21 @@
 /// One line of the comparison.
 pub(crate) struct Load {
     pub(crate) name: &'static str,
-    /// For etcd, where it takes part.
-    etcd: Option<&'static [&'static str]>,
-    /// For Quoring, where it takes part.
-    quoring: Option<&'static [&'static str]>,
+    words: &'static [&'static str],
     /// At a rate: half of etcd's highest.
     pub(crate) open: bool,
-    /// Which line has the other side of the ratio, if not this one.
+    /// A load for etcd alone: which line has the other side of the ratio.
     pub(crate) against: Option<&'static str>,
 }
 
 impl Load {
     pub(crate) fn words(&self, system: &str) -> Option<&'static [&'static str]> {
-        if system == "etcd" { self.etcd } else { self.quoring }
+        (system == "etcd" || self.against.is_none()).then_some(self.words)
     }
 }
 
 const fn both(name: &'static str, words: &'static [&'static str]) -> Load {
-    Load { name, etcd: Some(words), quoring: Some(words), open: false, against: None }
+    Load { name, words, open: false, against: None }
 }
 
 /// Those of etcd's results of which the highest decides the open loop's rate.
@@ -39,17 +36,13 @@ pub(crate) const LOADS: [Load; 13] = [
     both("mixed 50/50, zipfian, 64", &["a", "--connections", "64"]),
     both("mixed 95/5, zipfian, 64", &["b", "--connections", "64"]),
     Load { open: true, ..both("put, open loop, 256", &["put", "--connections", "256"]) },
+    // Of etcd, transactions of 100 puts.
+    both("batch of 100 puts, 16", &["batch", "--batch-ops", "100", "--connections", "16"]),
     Load {
-        etcd: None,
-        ..both("batch of 100 puts, 16", &["batch", "--batch-ops", "100", "--connections", "16"])
-    },
-    Load {
-        quoring: None,
         against: Some("put, 256"),
         ..both("put, 256 in flight on 16", &["put", "--connections", "16", "--multiplex", "16"])
     },
     Load {
-        quoring: None,
         against: Some("get, 256"),
         ..both("get, 256 in flight on 16", &["get", "--connections", "16", "--multiplex", "16"])
     },

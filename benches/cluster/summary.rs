@@ -1,6 +1,11 @@
 //! Medians over the rounds, the ratios of the two systems, and on which machine.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+    path::Path,
+};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -13,11 +18,11 @@ use crate::{
 
 /// Every result of one load, by system.
 #[derive(Debug, Default)]
-pub(crate) struct Runs(BTreeMap<&'static str, Vec<Value>>);
+pub(crate) struct Runs(BTreeMap<String, Vec<Value>>);
 
 impl Runs {
-    pub(crate) fn add(&mut self, system: &'static str, run: Value) {
-        self.0.entry(system).or_default().push(run);
+    pub(crate) fn add(&mut self, system: &str, run: Value) {
+        self.0.entry(system.to_owned()).or_default().push(run);
     }
 
     pub(crate) fn first(&self, system: &str) -> Option<&Value> {
@@ -80,11 +85,17 @@ struct Ratios {
 }
 
 #[derive(Debug, Serialize)]
+struct Ours {
+    figures: Figures,
+    ratios: Option<Ratios>,
+}
+
+#[derive(Debug, Serialize)]
 struct Line {
     load: &'static str,
     etcd: Option<Figures>,
-    quoring: Option<Figures>,
-    ratios: Option<Ratios>,
+    /// By the name of the system.
+    quoring: BTreeMap<String, Ours>,
 }
 
 /// The whole comparison.
@@ -112,56 +123,72 @@ impl Summary {
         for (name, value) in &self.machine {
             let _ = writeln!(text, "{name}: {value}");
         }
-        let _ = writeln!(text, "\nops/s, p50 / p99 ms, server CPU us/op; medians\n");
-        let _ = writeln!(text, "| load | etcd | quoring | ops | p99 | CPU |\n|---|---|---|---|---|---|");
-        let shown = |figures: &Option<Figures>| match figures {
-            None => "-".to_owned(),
-            Some(of) => {
-                let cpu = of.server_cpu_us_per_op.as_ref();
-                let cpu = cpu.map_or("-".to_owned(), |cpu| format!("{:.0}", cpu.median));
-                let (ops, p50, p99) = (of.ops_per_s.median, of.p50_ms.median, of.p99_ms.median);
-                let mut shown = format!("{ops:.0}, {p50:.2} / {p99:.2}, {cpu}");
-                if of.cells_per_s.median > 0.0 {
-                    let _ = write!(shown, "; {:.0} cells/s", of.cells_per_s.median);
-                }
-                if of.failed > 0 {
-                    let _ = write!(shown, "; {} failed", of.failed);
-                }
-                shown
+        let _ = writeln!(text, "\nops/s, p50 / p99 ms, server CPU us/op; medians");
+        let systems: BTreeSet<_> = self.lines.iter().flat_map(|line| line.quoring.keys()).collect();
+        for system in systems {
+            let _ =
+                writeln!(text, "\n| load | etcd | {system} | ops | p99 | CPU |\n|---|---|---|---|---|---|");
+            for line in &self.lines {
+                let of = line.quoring.get(system);
+                let etcd = line.etcd.as_ref().map_or("-".to_owned(), Figures::text);
+                let quoring = of.map_or("-".to_owned(), |of| of.figures.text());
+                let ratio = |pick: fn(&Ratios) -> Option<f64>| {
+                    let ratio = of.and_then(|of| pick(of.ratios.as_ref()?));
+                    ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}x"))
+                };
+                let _ = writeln!(
+                    text,
+                    "| {} | {etcd} | {quoring} | {} | {} | {} |",
+                    line.load,
+                    ratio(|ratios| Some(ratios.ops_per_s)),
+                    ratio(|ratios| Some(ratios.p99_ms)),
+                    ratio(|ratios| ratios.server_cpu_us_per_op)
+                );
             }
-        };
-        for line in &self.lines {
-            let times = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}x"));
-            let ratio = |of: fn(&Ratios) -> Option<f64>| times(line.ratios.as_ref().and_then(of));
-            let _ = writeln!(
-                text,
-                "| {} | {} | {} | {} | {} | {} |",
-                line.load,
-                shown(&line.etcd),
-                shown(&line.quoring),
-                ratio(|ratios| Some(ratios.ops_per_s)),
-                ratio(|ratios| Some(ratios.p99_ms)),
-                ratio(|ratios| ratios.server_cpu_us_per_op)
-            );
         }
         text
+    }
+}
+
+impl Figures {
+    fn text(&self) -> String {
+        let cpu = self.server_cpu_us_per_op.as_ref();
+        let cpu = cpu.map_or("-".to_owned(), |cpu| format!("{:.0}", cpu.median));
+        let (ops, p50, p99) = (self.ops_per_s.median, self.p50_ms.median, self.p99_ms.median);
+        let mut text = format!("{ops:.0}, {p50:.2} / {p99:.2}, {cpu}");
+        // Writing to a String does not fail.
+        if self.cells_per_s.median > 0.0 {
+            let _ = write!(text, "; {:.0} cells/s", self.cells_per_s.median);
+        }
+        if self.failed > 0 {
+            let _ = write!(text, "; {} failed", self.failed);
+        }
+        text
+    }
+
+    /// What `self` comes to, etcd's being 1.
+    fn over(&self, etcd: &Figures) -> Ratios {
+        let ratio = |of: fn(&Figures) -> &Spread| of(self).median / of(etcd).median;
+        let cpu = self.server_cpu_us_per_op.as_ref().zip(etcd.server_cpu_us_per_op.as_ref());
+        Ratios {
+            ops_per_s: ratio(|figures| &figures.ops_per_s),
+            p99_ms: ratio(|figures| &figures.p99_ms),
+            server_cpu_us_per_op: cpu.map(|(own, etcd)| own.median / etcd.median),
+        }
     }
 }
 
 fn line(load: &Load, runs: &BTreeMap<&'static str, Runs>) -> Option<Line> {
     let here = runs.get(load.name)?;
     let other = load.against.and_then(|name| runs.get(name)).unwrap_or(here);
-    let (etcd, quoring) = (here.figures("etcd"), other.figures("quoring"));
-    let ratios = etcd.as_ref().zip(quoring.as_ref()).map(|(etcd, quoring)| {
-        let ratio = |of: fn(&Figures) -> &Spread| of(quoring).median / of(etcd).median;
-        let cpu = quoring.server_cpu_us_per_op.as_ref().zip(etcd.server_cpu_us_per_op.as_ref());
-        Ratios {
-            ops_per_s: ratio(|figures| &figures.ops_per_s),
-            p99_ms: ratio(|figures| &figures.p99_ms),
-            server_cpu_us_per_op: cpu.map(|(quoring, etcd)| quoring.median / etcd.median),
-        }
-    });
-    Some(Line { load: load.name, etcd, quoring, ratios })
+    let etcd = here.figures("etcd");
+    let of = |system: &String| {
+        let figures = other.figures(system)?;
+        let ratios = etcd.as_ref().map(|etcd| figures.over(etcd));
+        Some((system.clone(), Ours { figures, ratios }))
+    };
+    let quoring = other.0.keys().filter(|system| *system != "etcd").filter_map(of).collect();
+    Some(Line { load: load.name, etcd, quoring })
 }
 
 /// What this was measured on.

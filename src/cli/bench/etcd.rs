@@ -1,10 +1,10 @@
 //! A connection to an etcd, for comparison: its gRPC API (v3) over HTTP/2.
 //!
-//! Of gRPC and protobuf, only what three messages need is here (github.com/grpc/grpc,
-//! doc/PROTOCOL-HTTP2.md; etcd's api/etcdserverpb/rpc.proto): the frame of five bytes, and three
-//! fields each of `PutRequest`, `RangeRequest` and `RangeResponse`. That spares this program a second
-//! HTTP server, a code generator and its compiler, and the load client costs etcd's side no more than
-//! Quoring's. Reads are linearizable, as etcd's are unless they say `serializable`.
+//! Of gRPC and protobuf, only what a few messages need is here (github.com/grpc/grpc,
+//! doc/PROTOCOL-HTTP2.md; etcd's api/etcdserverpb/rpc.proto): the frame of five bytes, and at most three
+//! fields each of `PutRequest`, `TxnRequest`, `RangeRequest` and the answers to them. That spares this
+//! program a second HTTP server, a code generator and its compiler, and the load client costs etcd's side
+//! no more than Quoring's. Reads are linearizable, as etcd's are unless they say `serializable`.
 //!
 //! Like etcd's own client (clientv3), it goes to another member at once when a connection breaks, a
 //! member says that it cannot serve, or no answer comes in time; and what a member says that it has not
@@ -37,6 +37,14 @@ const PUT_VALUE: u8 = 2 << 3 | 2;
 const RANGE_END: u8 = 2 << 3 | 2;
 const RANGE_LIMIT: u8 = 3 << 3;
 const RANGE_RESPONSE_KVS: u64 = 2 << 3 | 2;
+const TXN_SUCCESS: u8 = 2 << 3 | 2;
+const TXN_RESPONSE_RESPONSES: u64 = 3 << 3 | 2;
+const REQUEST_OP_PUT: u8 = 2 << 3 | 2;
+
+/// The most operations in a transaction (`--max-txn-ops`, by default).
+const MAX_TXN_OPS: u64 = 128;
+/// Bytes from which on a transaction is sent; etcd takes up to 1.5 MiB (`--max-request-bytes`).
+const TXN_BYTES: usize = 1 << 20;
 
 /// gRPC's statuses of a server that cannot serve now: DEADLINE_EXCEEDED and UNAVAILABLE. The latter is
 /// also what etcd says of a leader that it lacks, that has changed, or that did not answer in time.
@@ -62,6 +70,7 @@ struct Channel {
     sender: SendRequest<Bytes>,
     put: Uri,
     range: Uri,
+    txn: Uri,
 }
 
 impl Shared {
@@ -113,7 +122,7 @@ async fn open(server: &Server, number: u64) -> Result<Channel, Box<dyn std::erro
         let _ = connection.await;
     });
     let uri = |method: &str| format!("{server}/etcdserverpb.KV/{method}").parse();
-    Ok(Channel { number, sender, put: uri("Put")?, range: uri("Range")? })
+    Ok(Channel { number, sender, put: uri("Put")?, range: uri("Range")?, txn: uri("Txn")? })
 }
 
 /// One lane's view of a connection.
@@ -178,6 +187,42 @@ impl Etcd {
         push_bytes(&mut self.message, PUT_VALUE, value);
         self.call(|channel| &channel.put, Outcome::Unknown).await?;
         Ok(Done::default())
+    }
+
+    /// Writes values of different keys in one transaction, or in several where etcd takes no more.
+    pub(super) async fn batch<'v>(
+        &mut self,
+        cells: impl Iterator<Item = (u64, &'v str)>,
+    ) -> Result<Done, Failure> {
+        let (mut written, mut waiting) = (0, 0);
+        begin(&mut self.message);
+        for (key, value) in cells {
+            self.name(key);
+            push_put_op(&mut self.message, &self.name, value.as_bytes());
+            waiting += 1;
+            if waiting == MAX_TXN_OPS || self.message.len() >= TXN_BYTES {
+                written += self.txn(std::mem::take(&mut waiting)).await?;
+                begin(&mut self.message);
+            }
+        }
+        if waiting > 0 {
+            written += self.txn(waiting).await?;
+        }
+        Ok(Done { absent: false, cells: written })
+    }
+
+    /// Sends a transaction of so many writes.
+    async fn txn(&mut self, ops: u64) -> Result<u64, Failure> {
+        self.call(|channel| &channel.txn, Outcome::Unknown).await?;
+        let message = self.answer.get(FRAME_BYTES..).unwrap_or_default();
+        match count_fields(message, TXN_RESPONSE_RESPONSES) {
+            Some(done) if done == ops => Ok(done),
+            _ => Err(Failure {
+                cause: Cause::Broken,
+                outcome: Outcome::Unknown,
+                detail: format!("the answer is no TxnResponse to {ops} operations"),
+            }),
+        }
     }
 
     fn name(&mut self, key: u64) {
@@ -320,6 +365,23 @@ fn finish(message: &mut BytesMut) -> Bytes {
     message.split().freeze()
 }
 
+/// A `RequestOp` of a `TxnRequest`, to be done if all its comparisons hold, of which there are none.
+fn push_put_op(message: &mut BytesMut, key: &[u8], value: &[u8]) {
+    let put_bytes = field_bytes(key.len()) + field_bytes(value.len());
+    message.put_u8(TXN_SUCCESS);
+    push_varint(message, field_bytes(put_bytes) as u64);
+    message.put_u8(REQUEST_OP_PUT);
+    push_varint(message, put_bytes as u64);
+    push_bytes(message, KEY, key);
+    push_bytes(message, PUT_VALUE, value);
+}
+
+/// What so many bytes take as a field of their own.
+fn field_bytes(bytes: usize) -> usize {
+    let varint_bytes = (usize::BITS - bytes.max(1).leading_zeros()).div_ceil(7) as usize;
+    1 + varint_bytes + bytes
+}
+
 fn push_bytes(message: &mut BytesMut, tag: u8, bytes: &[u8]) {
     message.put_u8(tag);
     push_varint(message, bytes.len() as u64);
@@ -383,6 +445,17 @@ mod tests {
         assert_eq!(bytes[..5], [0, 0, 0, 1, 50]);
         assert_eq!(bytes[5..11], [0x0A, 1, b'k', 0x12, 0xAC, 0x02]);
         assert_eq!(bytes.len(), 5 + 3 + 3 + 300);
+    }
+
+    /// What protoc makes of `success { request_put { key: "k" value: <300 bytes> } }`.
+    #[test]
+    fn an_operation_of_a_transaction_is_encoded_as_protobuf_does() {
+        let mut message = BytesMut::new();
+        push_put_op(&mut message, b"k", &[b'v'; 300]);
+        assert_eq!(message[..6], [0x12, 0xB5, 0x02, 0x12, 0xB2, 0x02]);
+        assert_eq!(message[6..12], [0x0A, 1, b'k', 0x12, 0xAC, 0x02]);
+        assert_eq!(message.len(), 3 + 0x135);
+        assert_eq!([0, 127, 128, 16_383, 16_384].map(|bytes| field_bytes(bytes) - bytes), [2, 2, 3, 3, 4]);
     }
 
     #[test]

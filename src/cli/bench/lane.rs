@@ -205,6 +205,9 @@ impl<'c> Lane<'c> {
                     let cell = (self.generator.key(there), self.generator.below(common.values.count()));
                     self.cells.push(cell);
                 }
+                // A transaction of etcd writes no key twice.
+                self.cells.sort_unstable();
+                self.cells.dedup_by_key(|(key, _)| *key);
                 self.write_cells().await
             }
         }

@@ -137,7 +137,7 @@ impl Link {
         timeout(self.timeout, scan).await.unwrap_or_else(|_| Err(timed_out(self.timeout, Outcome::None)))
     }
 
-    /// Writes several values: at once, or in etcd, which has no such request, one after the other.
+    /// Writes values of different keys at once.
     pub(super) async fn batch<'v>(
         &mut self,
         cells: impl Iterator<Item = (u64, &'v str)>,
@@ -146,14 +146,7 @@ impl Link {
         let batch = async {
             match &mut self.way {
                 Way::Quoring(http) => http.batch(cells).await,
-                Way::Etcd(etcd) => {
-                    let mut written = 0;
-                    for (key, value) in cells {
-                        etcd.put(key, value.as_bytes()).await?;
-                        written += 1;
-                    }
-                    Ok(Done { absent: false, cells: written })
-                }
+                Way::Etcd(etcd) => etcd.batch(cells).await,
             }
         };
         timeout(limit, batch).await.unwrap_or_else(|_| Err(timed_out(limit, Outcome::Unknown)))

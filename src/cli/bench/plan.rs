@@ -216,15 +216,9 @@ impl Bench {
             let most = MAX_BATCH_BYTES / 2;
             return Err(Failure::Usage(format!("--batch-ops times --value-bytes is at most {most} bytes")));
         }
-        match self.target {
-            Target::Quoring if self.multiplex > 1 => {
-                let why = "HTTP/1.1 has one request in flight on each connection";
-                return Err(Failure::Usage(format!("--multiplex is for --target etcd alone: {why}")));
-            }
-            Target::Etcd if workload.mix.batch > 0 => {
-                return Err(Failure::Usage("etcd has nothing like POST /batch to compare with".to_owned()));
-            }
-            _ => {}
+        if self.multiplex > 1 && self.target != Target::Etcd {
+            let why = "HTTP/1.1 has one request in flight on each connection";
+            return Err(Failure::Usage(format!("--multiplex is for --target etcd alone: {why}")));
         }
         Ok(Plan {
             name,
@@ -358,7 +352,6 @@ mod tests {
             ("put --timeout 2h", "--timeout is"),
             ("put --ops 0", "--ops is 1 to"),
             ("put --multiplex 2", "--multiplex is for --target etcd alone"),
-            ("batch --target etcd", "etcd has nothing like"),
             ("put --server nowhere", "'nowhere' is no server"),
             ("put --read 1", "cannot be used with"),
             ("g", "invalid value 'g'"),

@@ -74,7 +74,7 @@ pub(super) enum Name {
     Put,
     /// Reads of existing keys, uniform
     Get,
-    /// POST /batch of writes over existing keys, uniform
+    /// POST /batch of writes over existing keys, uniform; of etcd, transactions of as many
     Batch,
 }
 
