@@ -174,7 +174,7 @@ fn outages(options: &Options, times: u32) -> Result<(), Error> {
         for (how, signal) in [("killed", Signal::KILL), ("stopped", Signal::TERM)] {
             let dir = tempfile::TempDir::new_in(&options.dir)?;
             let mut system = start(options, name, etcd.as_deref(), dir.path())?;
-            all.push(outage::measure(&mut *system, how, signal, times)?);
+            all.push(outage::measure(name, &mut *system, how, signal, times)?);
         }
     }
     println!("{}", outage::HEAD);

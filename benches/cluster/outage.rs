@@ -41,7 +41,7 @@ const LEADER_GOES_AFTER: Duration = Duration::from_secs(2);
 /// What a leader's going has cost.
 #[derive(Debug)]
 pub(crate) struct Outages {
-    pub(crate) system: &'static str,
+    pub(crate) system: String,
     pub(crate) how: &'static str,
     outage_ms: Spread,
     p99_ms: Spread,
@@ -54,6 +54,7 @@ pub(crate) struct Outages {
 
 /// Takes the leader away so many times.
 pub(crate) fn measure(
+    name: &str,
     system: &mut dyn System,
     how: &'static str,
     signal: Signal,
@@ -89,7 +90,7 @@ pub(crate) fn measure(
         let longest = |pointer: &str| result.pointer(pointer).and_then(Value::as_f64).unwrap_or_default();
         let outage_ms = longest("/run/total/max_ms").max(longest("/run/longest_outage_ms"));
         let failed = result["run"]["failed"].as_u64().unwrap_or_default();
-        eprintln!("  {}, {how}, {} of {times}: {outage_ms:.0} ms, {failed} failed", system.name(), time + 1);
+        eprintln!("  {}, {how}, {} of {times}: {outage_ms:.0} ms, {failed} failed", name, time + 1);
         for failures in result["run"]["failures"].as_array().into_iter().flatten() {
             let of = |what: &str| failures[what].as_str().unwrap_or_default();
             eprintln!("    {} x {}: {}", failures["count"], of("cause"), of("example"));
@@ -101,7 +102,7 @@ pub(crate) fn measure(
         Spread::of(runs.iter().map(of).collect()).ok_or("nothing was measured")
     };
     Ok(Outages {
-        system: system.name(),
+        system: name.to_owned(),
         how,
         outage_ms: spread(|run| run.0)?,
         p99_ms: spread(|run| run.1)?,

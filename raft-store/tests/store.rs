@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use openraft::storage::{RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::storage::{RaftLogReader, RaftLogStorage, RaftStateMachine};
 use raft_store::types::{Command, TypeConfig};
 use raft_store::{FORMAT, GroupLog, Options, StateMachine, Store, StoreError};
 use tempfile::TempDir;
@@ -208,55 +208,6 @@ async fn committed_pointers_and_purges_cause_no_sync() {
         tokio::task::yield_now().await;
     }
     assert_eq!(store.stats().syncs_total, before.syncs_total);
-}
-
-#[tokio::test]
-async fn only_durable_state_lets_the_log_be_purged() {
-    let dir = TempDir::new().unwrap();
-    let store = open(dir.path());
-    let (mut log, mut machine) = (store.log(1), store.machine(1, Kv::default()).unwrap());
-    append(&mut log, (1..=10).map(|n| put(1, n, "k", "v")).collect()).await.unwrap();
-    assert!(log.purge(log_id(1, 1)).await.is_err());
-    apply_from_log(&mut machine, &mut log, 1, 5).await.unwrap();
-    assert!(log.purge(log_id(1, 6)).await.is_err());
-    assert_eq!(indexes(&mut log).await.len(), 10);
-    // Applied, but not flushed: the purge flushes.
-    let before = store.stats().flushes_total;
-    log.purge(log_id(1, 3)).await.unwrap();
-    assert_eq!(store.stats().flushes_total, before + 1);
-    log.purge(log_id(1, 5)).await.unwrap();
-    assert_eq!(store.stats().flushes_total, before + 1);
-    apply_from_log(&mut machine, &mut log, 6, 8).await.unwrap();
-    let meta = machine.get_snapshot_builder().await.build_snapshot().await.unwrap().meta;
-    assert_eq!(meta.last_log_id, Some(log_id(1, 8)));
-    assert_eq!((store.stats().flushes_total, store.durable_index(1)), (before + 1, 5));
-    log.purge(log_id(1, 8)).await.unwrap();
-    assert_eq!((store.stats().flushes_total, store.durable_index(1)), (before + 2, 8));
-}
-
-#[tokio::test]
-async fn most_of_what_is_purged_soon_is_never_in_a_file() {
-    const ROUNDS: u64 = 128;
-    const ENTRY_BYTES: usize = 128 << 10;
-    let dir = TempDir::new().unwrap();
-    let store = open(dir.path());
-    let (mut log, mut machine) = (store.log(1), store.machine(1, Kv::default()).unwrap());
-    for index in 1..=ROUNDS {
-        append(&mut log, vec![put(1, index, "k", &"v".repeat(ENTRY_BYTES))]).await.unwrap();
-        apply_from_log(&mut machine, &mut log, index, index).await.unwrap();
-        if index % 4 == 0 {
-            store.flush().unwrap();
-            log.purge(log_id(1, index - 1)).await.unwrap();
-        }
-    }
-    let written = ROUNDS * ENTRY_BYTES as u64;
-    let stats = store.stats();
-    assert!(stats.log_bytes_total > written && stats.log_memtable_bytes < written / 2, "{stats:?}");
-    assert!(stats.log_file_bytes > 0 && stats.log_file_bytes < written / 2, "{stats:?}");
-    drop((log, machine, store));
-    let mut log = open(dir.path()).log(1);
-    assert_eq!(indexes(&mut log).await, [ROUNDS]);
-    assert_eq!(log.get_log_state().await.unwrap().last_purged_log_id, Some(log_id(1, ROUNDS - 1)));
 }
 
 #[tokio::test]

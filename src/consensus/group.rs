@@ -21,14 +21,14 @@ use tokio::time::Instant;
 
 use super::{
     freshness::Freshness,
-    log_limits::Log,
+    log_limits::SharedIndex,
     machine::ShardView,
     proposer::Proposer,
     pulse::{self, Following, Pulse},
     reads::{Lead, Reads},
     receive::Sessions,
     transport::GoneHint,
-    types::{LogId, Metrics, Raft},
+    types::{Metrics, Raft},
 };
 use crate::{
     error::Error,
@@ -47,6 +47,7 @@ pub struct Group {
     pub(super) raft: Raft,
     pub(super) sessions: Sessions,
     pub(super) gone: GoneHint,
+    pub(super) shared: SharedIndex,
     pub(super) freshness: Freshness,
     pub(super) following: Arc<Following>,
     pub(super) pulse: Pulse,
@@ -125,7 +126,7 @@ impl Group {
         raft: Raft,
         shard: Option<Shard>,
         common: Common,
-        gone: GoneHint,
+        (gone, shared): (GoneHint, SharedIndex),
     ) -> Self {
         let Common { store, reads, pulse } = common;
         let proposer = Proposer::new(raft.clone());
@@ -139,6 +140,7 @@ impl Group {
             raft,
             sessions,
             gone,
+            shared,
             freshness,
             following,
             pulse,
@@ -340,24 +342,6 @@ impl Group {
                     .map(|(id, log)| (NodeId(*id), log.as_ref().map_or(0, |id| id.index)))
                     .collect(),
                 stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
-            }
-        })
-    }
-
-    /// Its log, as far as shortening it is concerned.
-    pub(super) fn log(&self) -> Log {
-        let (size, durable) = (self.store.log_size(self.id.0), self.store.durable_index(self.id.0));
-        self.metrics(|metrics| {
-            let index = |id: &Option<LogId>| id.map_or(0, |id| id.index);
-            let members = metrics.replication.iter().flatten();
-            let others = members.filter(|(id, _)| **id != self.me.0);
-            Log {
-                purged: index(&metrics.purged),
-                snapshot: index(&metrics.snapshot).min(durable),
-                applied: index(&metrics.last_applied),
-                shared: others.map(|(_, matched)| index(matched)).min(),
-                entries: size.entries,
-                bytes: size.bytes,
             }
         })
     }

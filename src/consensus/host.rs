@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use openraft::{SnapshotPolicy, storage::RaftLogStorage as _};
+use openraft::{ServerState, SnapshotPolicy, storage::RaftLogStorage as _};
 use parking_lot::RwLock;
 use raft_store::Store;
 use tokio::{sync::Notify, time::Instant};
@@ -20,7 +20,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     freshness::ASK_TIMEOUT,
     group::{Common, Group},
-    log_limits::{Log, LogLimits},
+    log_limits::{Log, LogLimits, SharedIndex},
     machine::Machine,
     pulse::{self, Pulse},
     reads::{self, Reads},
@@ -153,8 +153,9 @@ impl Host {
         let failed = |error: &dyn std::fmt::Display| Error::Unavailable(format!("start group {id}: {error}"));
         let connected = self.connected.get().ok_or_else(|| failed(&"the node is not connected yet"))?;
         let (links, reads) = connected.clone();
-        let gone = GoneHint::default();
-        let transport = Transport { group: id, links, turns: self.turns.clone(), gone: gone.clone() };
+        let (gone, shared) = (GoneHint::default(), SharedIndex::default());
+        let (turns, hints) = (self.turns.clone(), (gone.clone(), shared.clone()));
+        let transport = Transport { group: id, links, turns, gone: hints.0, shared: hints.1 };
         let shard = match &machine {
             Machine::Shard { shard, .. } => Some(*shard),
             Machine::Coordinator(_) => None,
@@ -166,7 +167,7 @@ impl Host {
             .map_err(|error| failed(&error))?;
         self.pulse.table.lock().set_me(me);
         let common = Common { store: self.store.clone(), reads, pulse: self.pulse.clone() };
-        let group = Arc::new(Group::new(id, me, raft, shard, common, gone));
+        let group = Arc::new(Group::new(id, me, raft, shard, common, (gone, shared)));
         {
             // Looked at under the lock under which they are taken out to be stopped.
             let mut groups = self.groups.write();
@@ -285,7 +286,7 @@ impl Host {
     /// durable and notes a snapshot there, the next one drops the entries behind it; true if there
     /// should be a next one soon.
     pub async fn compact(&self, limits: &LogLimits) -> Result<bool, Error> {
-        let mut logs: Vec<_> = self.all().into_iter().map(|group| (group.log(), group)).collect();
+        let mut logs: Vec<_> = self.all().into_iter().map(|group| (self.look(&group), group)).collect();
         let count = logs.len() as u64;
         for (log, group) in &mut logs {
             let upto = log.purge_to(limits, count);
@@ -300,7 +301,7 @@ impl Host {
             let own = log.spare_bytes(limits, count);
             // Not for those that hold next to nothing of it.
             let has_share = spare >= limits.spare_bytes && own * count * 2 >= spare;
-            own > 0 && log.snapshot < log.applied && (has_share || log.is_long(limits))
+            has_share && own > 0 && log.snapshot < log.applied
         };
         let due: Vec<_> = logs.iter().filter(|(log, _)| is_due(log)).map(|(_, group)| group).collect();
         if due.is_empty() {
@@ -316,6 +317,29 @@ impl Host {
             let _ = group.raft.trigger().snapshot().await;
         }
         Ok(true)
+    }
+
+    /// A group's log, as far as shortening it is concerned. A leader is to tell what it sees there.
+    fn look(&self, group: &Group) -> Log {
+        let (size, durable) = (self.store.log_size(group.id.0), self.store.durable_index(group.id.0));
+        group.metrics(|metrics| {
+            let index = |id: &Option<LogId>| id.map_or(0, |id| id.index);
+            let members = metrics.replication.iter().flatten();
+            let shared =
+                members.filter(|(id, _)| **id != group.me.0).map(|(_, matched)| index(matched)).min();
+            let leads = metrics.state == ServerState::Leader;
+            if leads {
+                group.shared.set(shared.unwrap_or(0));
+            }
+            Log {
+                purged: index(&metrics.purged),
+                snapshot: index(&metrics.snapshot).min(durable),
+                applied: index(&metrics.last_applied),
+                shared: if leads { shared } else { Some(group.shared.get()) },
+                entries: size.entries,
+                bytes: size.bytes,
+            }
+        })
     }
 
     /// Gives every leadership away, waiting at most until the deadline.

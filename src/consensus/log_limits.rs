@@ -2,19 +2,28 @@
 //!
 //! Two bounds. What every member has is let go as soon as it has come to some MiB on the node, which is
 //! while it is still in the log's memtables: so most entries are written to the WAL and never again. What a
-//! member lacks, as it is away or is being sent a snapshot, is kept for it until the group's log is long:
-//! entries are cheaper than a snapshot of a whole shard.
+//! member lacks, as it is away or is being sent a snapshot, is kept for it until that is much: entries are
+//! cheaper than a snapshot of a whole shard. Followers keep it, too, by what their leader tells them: one of
+//! them may have to lead before the member has caught up.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+/// What may be kept for members of one group that lack it, bytes …
+const LACKED_BYTES: u64 = 32 << 20;
+/// … and of all groups of a node together.
+const ALL_LACKED_BYTES: u64 = 1 << 30;
 
 /// How long logs may be; see [`Host::compact`](super::host::Host::compact).
 #[derive(Debug, Clone, Copy)]
 pub struct LogLimits {
     /// All logs of the node are shortened when they could be by so many bytes together.
     pub spare_bytes: u64,
-    /// A group's log is shortened, whoever lacks it, when it holds more entries than this …
-    pub entries: u64,
-    /// … or more bytes than this.
-    pub bytes: u64,
-    /// Entries kept in any case, for followers that are a little behind …
+    /// Entries kept of a group for a member that lacks them, in any case no more than some MiB.
+    pub lacked: u64,
+    /// Entries kept in any case, for members that are a little behind …
     pub keep: u64,
     /// … and the most bytes of them, of all groups together, about.
     pub keep_bytes: u64,
@@ -25,11 +34,25 @@ impl LogLimits {
     pub fn within(log_memtables_bytes: u64) -> Self {
         Self {
             spare_bytes: log_memtables_bytes / 4,
-            entries: 64 << 10,
-            bytes: 32 << 20,
+            lacked: 64 << 10,
             keep: 2048,
             keep_bytes: log_memtables_bytes / 32,
         }
+    }
+}
+
+/// The last index that every member of a group is known to have, as its leader knows it and tells the
+/// others with each append. 0 before anything is known.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SharedIndex(Arc<AtomicU64>);
+
+impl SharedIndex {
+    pub(super) fn set(&self, index: u64) {
+        self.0.store(index, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -40,7 +63,7 @@ pub(super) struct Log {
     /// Up to where openraft knows of a snapshot and the state is durable.
     pub(super) snapshot: u64,
     pub(super) applied: u64,
-    /// At a leader: the last index that every other member has.
+    /// The last index that every other member has; `None` where there is no other.
     pub(super) shared: Option<u64>,
     pub(super) entries: u64,
     pub(super) bytes: u64,
@@ -60,7 +83,7 @@ impl Log {
     /// What it is once it is purged up to there.
     pub(super) fn purge(&mut self, upto: u64) {
         self.bytes -= self.bytes_up_to(upto);
-        self.entries = self.entries.saturating_sub(upto - self.purged);
+        self.entries = self.entries.saturating_sub(upto.saturating_sub(self.purged));
         self.purged = upto;
     }
 
@@ -71,18 +94,21 @@ impl Log {
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 
-    /// Whether it is too long for anybody to be waited for.
-    pub(super) fn is_long(&self, limits: &LogLimits) -> bool {
-        self.entries > limits.entries || self.bytes > limits.bytes
-    }
-
     fn needless(&self, upto: u64, limits: &LogLimits, groups: u64) -> u64 {
-        let upto = match self.shared {
-            Some(shared) if !self.is_long(limits) => upto.min(shared),
+        let groups = groups.max(1);
+        let lacked_bytes = LACKED_BYTES.min(ALL_LACKED_BYTES / groups);
+        let upto = match self.shared.map(|shared| upto.min(shared)) {
+            // What would be left is not too much to keep.
+            Some(shared)
+                if upto.saturating_sub(shared.max(self.purged)) <= limits.lacked
+                    && self.bytes_up_to(upto) - self.bytes_up_to(shared) <= lacked_bytes =>
+            {
+                shared
+            }
             _ => upto,
         };
         let entry_bytes = (self.bytes / self.entries.max(1)).max(1);
-        let keep = limits.keep.min(limits.keep_bytes / groups.max(1) / entry_bytes);
+        let keep = limits.keep.min(limits.keep_bytes / groups / entry_bytes);
         upto.saturating_sub(keep)
     }
 }
@@ -91,8 +117,7 @@ impl Log {
 mod tests {
     use super::*;
 
-    const LIMITS: LogLimits =
-        LogLimits { spare_bytes: 10_000, entries: 1_000, bytes: 1 << 20, keep: 50, keep_bytes: 40_000 };
+    const LIMITS: LogLimits = LogLimits { spare_bytes: 10_000, lacked: 400, keep: 50, keep_bytes: 40_000 };
 
     /// 600 entries of 100 bytes behind index 400, of which all but 20 are applied.
     fn log() -> Log {
@@ -119,14 +144,30 @@ mod tests {
     }
 
     #[test]
-    fn what_a_member_lacks_is_kept_until_the_log_is_long() {
-        let lacked = Log { shared: Some(430), ..log() };
+    fn what_a_member_lacks_is_kept_until_it_is_much() {
+        let lacked = Log { shared: Some(410), ..log() };
         assert!(lacked.purge_to(&LIMITS, 2) <= 400);
-        assert_eq!(lacked.spare_bytes(&LIMITS, 2), 0);
-        for long in [Log { entries: 1_001, ..lacked }, Log { bytes: (1 << 20) + 1, ..lacked }] {
-            assert!(long.is_long(&LIMITS));
-            assert!(long.purge_to(&LIMITS, 2) > 600);
-            assert!(long.spare_bytes(&LIMITS, 2) > 0);
-        }
+        // Of 570 applied entries that it lacks, of which as many as are durable may go.
+        assert_eq!(lacked.spare_bytes(&LIMITS, 2), 53_000);
+        assert_eq!(Log { shared: Some(600), ..lacked }.spare_bytes(&LIMITS, 2), 15_000);
+        assert_eq!(Log { snapshot: 980, ..lacked }.purge_to(&LIMITS, 2), 930);
+        let large = Log { bytes: 600 << 20, snapshot: 450, ..lacked };
+        assert_eq!(large.purge_to(&LIMITS, 2), 450);
+        assert_eq!(Log { snapshot: 440, ..large }.purge_to(&LIMITS, 2), 410);
+        assert_eq!(Log { snapshot: 440, ..large }.purge_to(&LIMITS, 100), 440);
+    }
+
+    /// A replica that is being sent a snapshot has nothing yet.
+    #[test]
+    fn what_comes_behind_a_snapshot_is_kept_for_who_gets_it() {
+        let sent = Log { snapshot: 790, shared: Some(0), ..log() };
+        assert!(sent.purge_to(&LIMITS, 2) <= 400);
+        assert_eq!(Log { snapshot: 801, ..sent }.purge_to(&LIMITS, 2), 751);
+    }
+
+    #[test]
+    fn a_long_log_that_all_have_is_long_for_nobody() {
+        let shared = Log { snapshot: 980, shared: Some(940), ..log() };
+        assert_eq!(shared.purge_to(&LIMITS, 2), 890);
     }
 }

@@ -120,14 +120,17 @@ pub(super) fn receive(
 ) {
     match what {
         method::APPEND => match wire::read_append(body) {
-            Ok((session, request)) => Sessions::push(group, from, session, request, reply),
+            Ok((session, shared, request)) => {
+                group.shared.set(shared);
+                Sessions::push(group, from, session, request, reply);
+            }
             Err(malformed) => reply.send(wire::answer::<()>(&Err(malformed.to_string()))),
         },
         method::APPEND_ONE => {
             let group = group.clone();
             tokio::spawn(async move {
                 reply.send(match wire::read_append(body) {
-                    Ok((_, request)) => {
+                    Ok((_, _, request)) => {
                         let vote = request.vote;
                         let result = group.raft.append_entries(request).await;
                         if result.as_ref().is_ok_and(AppendResponse::is_success) {

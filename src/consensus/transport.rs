@@ -28,6 +28,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
+    log_limits::SharedIndex,
     snapshots::{self, Turns},
     types::{
         AppendRequest, AppendResponse, AppendResult, LogId, RpcError, Snapshot, SnapshotResponse, Vote,
@@ -79,6 +80,7 @@ pub(super) struct Transport {
     /// Of all groups of the node.
     pub(super) turns: Arc<Turns>,
     pub(super) gone: GoneHint,
+    pub(super) shared: SharedIndex,
 }
 
 /// Sends one group's messages to one member.
@@ -92,6 +94,7 @@ pub struct Sender {
     links: Arc<Links>,
     turns: Arc<Turns>,
     gone: GoneHint,
+    shared: SharedIndex,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Transport {
@@ -115,6 +118,7 @@ impl Transport {
             links: self.links.clone(),
             turns: self.turns.clone(),
             gone: self.gone.clone(),
+            shared: self.shared.clone(),
         }
     }
 }
@@ -132,6 +136,7 @@ impl Transport {
 ///   same session as one to all before it.
 struct Session {
     group: GroupId,
+    shared: SharedIndex,
     number: u64,
     conn: Arc<Conn>,
     /// Appends that are not answered, in order.
@@ -161,12 +166,13 @@ struct Unanswered {
 }
 
 impl Session {
-    fn new(group: GroupId, conn: Arc<Conn>, vote: Vote) -> Self {
+    fn new(group: GroupId, shared: SharedIndex, conn: Arc<Conn>, vote: Vote) -> Self {
         // Its number tells the receiver which appends belong together in order.
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let now = Instant::now();
         Self {
             group,
+            shared,
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             conn,
             unanswered: VecDeque::new(),
@@ -281,7 +287,8 @@ impl Session {
             self.told = request.leader_commit;
             self.told_at = sent_at;
         }
-        let call = self.conn.call(method::APPEND, wire::append(self.group, self.number, request));
+        let call =
+            self.conn.call(method::APPEND, wire::append(self.group, self.number, self.shared.get(), request));
         self.unanswered.push_back(Unanswered { call, sent_at });
     }
 }
@@ -339,7 +346,12 @@ impl RaftNetworkV2<TypeConfig> for Sender {
         request: AppendRequest,
         _option: RPCOption,
     ) -> Result<AppendResponse, RpcError> {
-        self.ask(method::APPEND_ONE, wire::append(self.group, 0, &request), CONTROL_TIMEOUT).await
+        self.ask(
+            method::APPEND_ONE,
+            wire::append(self.group, 0, self.shared.get(), &request),
+            CONTROL_TIMEOUT,
+        )
+        .await
     }
 
     fn stream_append<'s, S>(
@@ -364,7 +376,7 @@ impl RaftNetworkV2<TypeConfig> for Sender {
             let deadline = Instant::now() + CONTROL_TIMEOUT;
             let conn = self.links.connection(&self.to, Lane::Main, deadline).await;
             let conn = conn.map_err(|error| rpc_error(&error))?;
-            let mut session = Session::new(self.group, conn, first.vote);
+            let mut session = Session::new(self.group, self.shared.clone(), conn, first.vote);
             session.take(first);
             let requests = Some(input);
             let answers = stream::unfold((session, requests), |(mut session, mut requests)| async move {

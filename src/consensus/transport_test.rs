@@ -20,7 +20,7 @@ struct Member(UnboundedSender<AppendRequest>);
 impl Handler for Member {
     fn dispatch(&self, _: &Arc<Conn>, _: u8, mut body: Bytes, reply: Reply) {
         assert_eq!(wire::group(&mut body), Ok(GROUP));
-        let (_, request) = wire::read_append(body).unwrap();
+        let (_, _, request) = wire::read_append(body).unwrap();
         let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
         self.0.send(request).unwrap();
         reply.send(wire::answer(&Answer::<AppendResult>::Ok(Ok(last))));
@@ -69,7 +69,8 @@ impl Leader {
         let (requests, mut asked) = mpsc::unbounded_channel::<AppendRequest>();
         let (tell, answers) = mpsc::unbounded_channel();
         tokio::spawn(async move {
-            let mut session = Session::new(GROUP, conn, raft_store::types::leader_vote(1, 1));
+            let mut session =
+                Session::new(GROUP, SharedIndex::default(), conn, raft_store::types::leader_vote(1, 1));
             let mut stream = Some(stream::poll_fn(move |cx| asked.poll_recv(cx)));
             while let Some(answer) = session.next(&mut stream).await {
                 tell.send(answer.unwrap().unwrap()).unwrap();

@@ -71,11 +71,13 @@ pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Malformed> {
     postcard::from_bytes(body).map_err(|_| Malformed)
 }
 
-/// An append: the group, the session it belongs to (0: none), the request.
-pub(super) fn append(group: GroupId, session: u64, request: &AppendRequest) -> Bytes {
+/// An append: the group, the session it belongs to (0: none), the last index that every member has, the
+/// request.
+pub(super) fn append(group: GroupId, session: u64, shared: u64, request: &AppendRequest) -> Bytes {
     let mut out = Vec::with_capacity(APPEND_ROOM_BYTES);
     out.put_u64_le(group.0);
     out.put_u64_le(session);
+    out.put_u64_le(shared);
     let head = (&request.vote, &request.prev_log_id, &request.leader_commit);
     put_sized(&mut out, |out| {
         let head = postcard::to_stdvec(&head).expect("these types serialize and memory does not fail");
@@ -104,13 +106,12 @@ fn take_sized(body: &mut Bytes) -> Result<Bytes, Malformed> {
     if body.len() < length { Err(Malformed) } else { Ok(body.split_to(length)) }
 }
 
-/// Reads what [`append`] wrote behind the group: the session and the request. Entries share the
-/// body's memory.
-pub(super) fn read_append(mut body: Bytes) -> Result<(u64, AppendRequest), Malformed> {
-    if body.len() < 8 {
+/// Reads what [`append`] wrote behind the group. Entries share the body's memory.
+pub(super) fn read_append(mut body: Bytes) -> Result<(u64, u64, AppendRequest), Malformed> {
+    if body.len() < 16 {
         return Err(Malformed);
     }
-    let session = body.get_u64_le();
+    let (session, shared) = (body.get_u64_le(), body.get_u64_le());
     let (vote, prev_log_id, leader_commit): (Vote, Option<LogId>, Option<LogId>) =
         read(&take_sized(&mut body)?)?;
     let mut entries = Vec::new();
@@ -118,7 +119,7 @@ pub(super) fn read_append(mut body: Bytes) -> Result<(u64, AppendRequest), Malfo
         let entry = take_sized(&mut body)?;
         entries.push(raft_store::entry::decode(&entry).map_err(|_| Malformed)?);
     }
-    Ok((session, AppendRequest { vote, prev_log_id, entries, leader_commit }))
+    Ok((session, shared, AppendRequest { vote, prev_log_id, entries, leader_commit }))
 }
 
 /// What a vote request carries beside openraft's own: the leader whose process the candidate knows

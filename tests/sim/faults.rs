@@ -252,7 +252,9 @@ impl Faults {
         let (Some(bare), Some(handle)) = (world.nodes[place].bare(), world.nodes[place].handle()) else {
             return;
         };
-        let limits = LogLimits { entries: keep + 1, keep, ..LogLimits::within(u64::MAX) };
+        // At times whoever lacks entries is waited for.
+        let lacked = if self.rng.random_bool(0.5) { 0 } else { 1_000 };
+        let limits = LogLimits { spare_bytes: 1, lacked, keep, ..LogLimits::within(u64::MAX) };
         let host = bare.host().clone();
         handle.spawn(async move {
             // The first call notes a snapshot, the next ones drop what is behind it.

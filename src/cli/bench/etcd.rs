@@ -18,6 +18,10 @@ use http::{HeaderMap, Method, Request, Uri, Version, header};
 use tokio::{net::TcpStream, sync::Mutex};
 
 use super::{
+    etcd_messages::{
+        FRAME_BYTES, KEY, PUT_VALUE, RANGE_END, RANGE_LIMIT, RANGE_RESPONSE_KVS, TXN_RESPONSE_RESPONSES,
+        begin, count_fields, finish, push_bytes, push_put_op, push_varint,
+    },
     link::{MAX_ANSWER_BYTES, push_key},
     tally::{Cause, Done, Failure, Traffic},
 };
@@ -28,22 +32,9 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// See [`STREAM_WINDOW_BYTES`].
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
-/// Before a message: whether it is compressed (0: no), and its length.
-const FRAME_BYTES: usize = 5;
-
-/// Tags: the field's number, and how it is encoded (0: a number, 2: bytes with their length).
-const KEY: u8 = 1 << 3 | 2;
-const PUT_VALUE: u8 = 2 << 3 | 2;
-const RANGE_END: u8 = 2 << 3 | 2;
-const RANGE_LIMIT: u8 = 3 << 3;
-const RANGE_RESPONSE_KVS: u64 = 2 << 3 | 2;
-const TXN_SUCCESS: u8 = 2 << 3 | 2;
-const TXN_RESPONSE_RESPONSES: u64 = 3 << 3 | 2;
-const REQUEST_OP_PUT: u8 = 2 << 3 | 2;
-
 /// The most operations in a transaction (`--max-txn-ops`, by default).
 const MAX_TXN_OPS: u64 = 128;
-/// Bytes from which on a transaction is sent; etcd takes up to 1.5 MiB (`--max-request-bytes`).
+/// The most bytes of a transaction of more than one; etcd takes up to 1.5 MiB (`--max-request-bytes`).
 const TXN_BYTES: usize = 1 << 20;
 
 /// gRPC's statuses of a server that cannot serve now: DEADLINE_EXCEEDED and UNAVAILABLE. The latter is
@@ -198,12 +189,12 @@ impl Etcd {
         begin(&mut self.message);
         for (key, value) in cells {
             self.name(key);
-            push_put_op(&mut self.message, &self.name, value.as_bytes());
-            waiting += 1;
-            if waiting == MAX_TXN_OPS || self.message.len() >= TXN_BYTES {
+            if waiting == MAX_TXN_OPS || (waiting > 0 && self.message.len() + value.len() > TXN_BYTES) {
                 written += self.txn(std::mem::take(&mut waiting)).await?;
                 begin(&mut self.message);
             }
+            push_put_op(&mut self.message, &self.name, value.as_bytes());
+            waiting += 1;
         }
         if waiting > 0 {
             written += self.txn(waiting).await?;
@@ -354,121 +345,9 @@ fn is_refusal(status: u16) -> bool {
     matches!(status, 3 | 5 | 7 | 8 | 9 | 11 | 12 | 16)
 }
 
-fn begin(message: &mut BytesMut) {
-    message.clear();
-    message.put_bytes(0, FRAME_BYTES);
-}
-
-fn finish(message: &mut BytesMut) -> Bytes {
-    let length = u32::try_from(message.len() - FRAME_BYTES).unwrap_or(u32::MAX);
-    message[1..FRAME_BYTES].copy_from_slice(&length.to_be_bytes());
-    message.split().freeze()
-}
-
-/// A `RequestOp` of a `TxnRequest`, to be done if all its comparisons hold, of which there are none.
-fn push_put_op(message: &mut BytesMut, key: &[u8], value: &[u8]) {
-    let put_bytes = field_bytes(key.len()) + field_bytes(value.len());
-    message.put_u8(TXN_SUCCESS);
-    push_varint(message, field_bytes(put_bytes) as u64);
-    message.put_u8(REQUEST_OP_PUT);
-    push_varint(message, put_bytes as u64);
-    push_bytes(message, KEY, key);
-    push_bytes(message, PUT_VALUE, value);
-}
-
-/// What so many bytes take as a field of their own.
-fn field_bytes(bytes: usize) -> usize {
-    let varint_bytes = (usize::BITS - bytes.max(1).leading_zeros()).div_ceil(7) as usize;
-    1 + varint_bytes + bytes
-}
-
-fn push_bytes(message: &mut BytesMut, tag: u8, bytes: &[u8]) {
-    message.put_u8(tag);
-    push_varint(message, bytes.len() as u64);
-    message.put_slice(bytes);
-}
-
-fn push_varint(message: &mut BytesMut, mut value: u64) {
-    while value >= 0x80 {
-        message.put_u8(value as u8 | 0x80);
-        value >>= 7;
-    }
-    message.put_u8(value as u8);
-}
-
-/// How often a field stands in a message; `None` if it is none.
-fn count_fields(mut message: &[u8], tag: u64) -> Option<u64> {
-    let mut count = 0;
-    while !message.is_empty() {
-        let found = take_varint(&mut message)?;
-        count += u64::from(found == tag);
-        let length = match found & 7 {
-            0 => {
-                take_varint(&mut message)?;
-                0
-            }
-            1 => 8,
-            2 => usize::try_from(take_varint(&mut message)?).ok()?,
-            5 => 4,
-            _ => return None,
-        };
-        message = message.get(length..)?;
-    }
-    Some(count)
-}
-
-fn take_varint(message: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..u64::BITS).step_by(7) {
-        let (byte, rest) = message.split_first()?;
-        *message = rest;
-        value |= u64::from(byte & 0x7F) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// What protoc makes of `key: "k" value: <300 bytes>`.
-    #[test]
-    fn a_put_is_encoded_as_protobuf_does() {
-        let mut message = BytesMut::new();
-        begin(&mut message);
-        push_bytes(&mut message, KEY, b"k");
-        push_bytes(&mut message, PUT_VALUE, &[b'v'; 300]);
-        let bytes = finish(&mut message);
-        assert_eq!(bytes[..5], [0, 0, 0, 1, 50]);
-        assert_eq!(bytes[5..11], [0x0A, 1, b'k', 0x12, 0xAC, 0x02]);
-        assert_eq!(bytes.len(), 5 + 3 + 3 + 300);
-    }
-
-    /// What protoc makes of `success { request_put { key: "k" value: <300 bytes> } }`.
-    #[test]
-    fn an_operation_of_a_transaction_is_encoded_as_protobuf_does() {
-        let mut message = BytesMut::new();
-        push_put_op(&mut message, b"k", &[b'v'; 300]);
-        assert_eq!(message[..6], [0x12, 0xB5, 0x02, 0x12, 0xB2, 0x02]);
-        assert_eq!(message[6..12], [0x0A, 1, b'k', 0x12, 0xAC, 0x02]);
-        assert_eq!(message.len(), 3 + 0x135);
-        assert_eq!([0, 127, 128, 16_383, 16_384].map(|bytes| field_bytes(bytes) - bytes), [2, 2, 3, 3, 4]);
-    }
-
-    #[test]
-    fn keys_found_are_counted() {
-        // header { cluster_id: 300 } kvs { key: "a" } kvs {} more: true count: 2
-        let message = [0x0A, 3, 0x08, 0xAC, 0x02, 0x12, 3, 0x0A, 1, b'a', 0x12, 0, 0x18, 1, 0x20, 2];
-        assert_eq!(count_fields(&message, RANGE_RESPONSE_KVS), Some(2));
-        assert_eq!(count_fields(&[], RANGE_RESPONSE_KVS), Some(0));
-        for end in [1, 3, 6, 8, 9, 13] {
-            assert_eq!(count_fields(&message[..end], RANGE_RESPONSE_KVS), None, "{end}");
-        }
-        assert_eq!(count_fields(&[0xFF; 20], RANGE_RESPONSE_KVS), None);
-    }
 
     /// A KV service of a few answers, over real HTTP/2: what lanes see of statuses and breaks.
     #[tokio::test]

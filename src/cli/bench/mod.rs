@@ -6,6 +6,7 @@
 mod cpu;
 mod drive;
 mod etcd;
+mod etcd_messages;
 mod http1;
 #[cfg(test)]
 mod http1_test;
