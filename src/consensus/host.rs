@@ -289,6 +289,11 @@ impl Host {
         let mut logs: Vec<_> = self.all().into_iter().map(|group| (self.look(&group), group)).collect();
         let count = logs.len() as u64;
         for (log, group) in &mut logs {
+            if group.is_leader() && log.is_news(group.shared.get(), limits, count) {
+                group.shared.set(log.shared.unwrap_or(0));
+                // Where no append follows, this tells it.
+                let _ = group.raft.trigger().heartbeat().await;
+            }
             let upto = log.purge_to(limits, count);
             if upto > log.purged {
                 // Fails only when the group has stopped.
@@ -319,7 +324,7 @@ impl Host {
         Ok(true)
     }
 
-    /// A group's log, as far as shortening it is concerned. A leader is to tell what it sees there.
+    /// A group's log, as far as shortening it is concerned.
     fn look(&self, group: &Group) -> Log {
         let (size, durable) = (self.store.log_size(group.id.0), self.store.durable_index(group.id.0));
         group.metrics(|metrics| {
@@ -328,9 +333,6 @@ impl Host {
             let shared =
                 members.filter(|(id, _)| **id != group.me.0).map(|(_, matched)| index(matched)).min();
             let leads = metrics.state == ServerState::Leader;
-            if leads {
-                group.shared.set(shared.unwrap_or(0));
-            }
             Log {
                 purged: index(&metrics.purged),
                 snapshot: index(&metrics.snapshot).min(durable),

@@ -16,6 +16,9 @@ const LACKED_BYTES: u64 = 32 << 20;
 /// … and of all groups of a node together.
 const ALL_LACKED_BYTES: u64 = 1 << 30;
 
+/// A group's part of what can be spared is told to its followers in so many steps.
+const NEWS_PART: u64 = 8;
+
 /// How long logs may be; see [`Host::compact`](super::host::Host::compact).
 #[derive(Debug, Clone, Copy)]
 pub struct LogLimits {
@@ -78,6 +81,13 @@ impl Log {
     /// How many bytes could be purged, were all that is applied durable.
     pub(super) fn spare_bytes(&self, limits: &LogLimits, groups: u64) -> u64 {
         self.bytes_up_to(self.needless(self.applied, limits, groups))
+    }
+
+    /// At a leader: whether what all members have now is worth telling them, who know of another index.
+    pub(super) fn is_news(&self, told: u64, limits: &LogLimits, groups: u64) -> bool {
+        let shared = self.shared.unwrap_or(0);
+        let more = self.bytes_up_to(shared).saturating_sub(self.bytes_up_to(told));
+        shared < told || (shared > told && more >= limits.spare_bytes / groups.max(1) / NEWS_PART)
     }
 
     /// What it is once it is purged up to there.
@@ -163,6 +173,15 @@ mod tests {
         let sent = Log { snapshot: 790, shared: Some(0), ..log() };
         assert!(sent.purge_to(&LIMITS, 2) <= 400);
         assert_eq!(Log { snapshot: 801, ..sent }.purge_to(&LIMITS, 2), 751);
+    }
+
+    #[test]
+    fn it_is_told_in_steps() {
+        let log = Log { shared: Some(700), ..log() };
+        assert!(
+            log.is_news(400, &LIMITS, 2) && !log.is_news(694, &LIMITS, 2) && !log.is_news(700, &LIMITS, 2)
+        );
+        assert!(log.is_news(701, &LIMITS, 2), "a new member has less");
     }
 
     #[test]

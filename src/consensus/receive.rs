@@ -130,7 +130,8 @@ pub(super) fn receive(
             let group = group.clone();
             tokio::spawn(async move {
                 reply.send(match wire::read_append(body) {
-                    Ok((_, _, request)) => {
+                    Ok((_, shared, request)) => {
+                        group.shared.set(shared);
                         let vote = request.vote;
                         let result = group.raft.append_entries(request).await;
                         if result.as_ref().is_ok_and(AppendResponse::is_success) {
