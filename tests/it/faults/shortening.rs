@@ -62,7 +62,7 @@ async fn a_log_is_kept_for_who_lacks_it_until_it_is_long() {
     away.kill();
     write(leader.http(), "some", SOME_MIB).await;
     away.start();
-    // Kept until it has come; a snapshot would have been quicker.
+    // Kept until it has come, and no longer.
     cluster.until_whole().await;
     for worker in cluster.workers() {
         until_short(worker).await;
