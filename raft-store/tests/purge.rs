@@ -1,17 +1,12 @@
 //! Purges of the log: only of what is durable, and mostly before it would be in a file.
 #![allow(clippy::unwrap_used)]
 
-use openraft::storage::{RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
-use raft_store::GroupLog;
+use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use tempfile::TempDir;
 
-use crate::common::{Kv, append, apply_from_log, log_id, open, put};
+use crate::common::{Kv, append, apply_from_log, indexes, log_id, open, put};
 
 mod common;
-
-async fn indexes(log: &mut GroupLog) -> Vec<u64> {
-    log.try_get_log_entries(..).await.unwrap().iter().map(|entry| entry.log_id.index).collect()
-}
 
 #[tokio::test]
 async fn only_durable_state_lets_the_log_be_purged() {

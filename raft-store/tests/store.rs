@@ -10,18 +10,14 @@ use raft_store::{FORMAT, GroupLog, Options, StateMachine, Store, StoreError};
 use tempfile::TempDir;
 
 use crate::common::{
-    Do, Kv, append, append_later, apply, apply_from_log, cells, command, entry, log_id, open, put, small,
-    vote,
+    Do, Kv, append, append_later, apply, apply_from_log, cells, command, entry, indexes, log_id, open, put,
+    small, vote,
 };
 
 mod common;
 
 async fn applied(machine: &mut StateMachine<Kv>) -> Option<u64> {
     machine.applied_state().await.unwrap().0.map(|last| last.index)
-}
-
-async fn indexes(log: &mut GroupLog) -> Vec<u64> {
-    log.try_get_log_entries(..).await.unwrap().iter().map(|entry| entry.log_id.index).collect()
 }
 
 #[tokio::test]

@@ -18,7 +18,8 @@ pub struct Memory {
 impl Memory {
     /// What `cache` may be: with less, indexes and filters alone would push each other out.
     pub const CACHE_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 40;
-    /// What `memtables` may be: the least is room for a few entries of 1 MiB in each of five; with more than the most, a log would take minutes to be applied again after a crash.
+    /// What `memtables` may be: the least is room for a few entries of 1 MiB in each of four; with more
+    /// than the most, a log would take minutes to be applied again after a crash.
     pub const MEMTABLES_BYTES: RangeInclusive<u64> = 12 << 20..=64 << 30;
     /// What `queues` may be: at least a few entries' worth, at most what the log writer counts up to.
     pub const QUEUES_BYTES: RangeInclusive<u64> = 2 << 20..=1 << 30;

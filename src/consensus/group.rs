@@ -126,7 +126,8 @@ impl Group {
         raft: Raft,
         shard: Option<Shard>,
         common: Common,
-        (gone, shared): (GoneHint, SharedIndex),
+        gone: GoneHint,
+        shared: SharedIndex,
     ) -> Self {
         let Common { store, reads, pulse } = common;
         let proposer = Proposer::new(raft.clone());

@@ -154,8 +154,8 @@ impl Host {
         let connected = self.connected.get().ok_or_else(|| failed(&"the node is not connected yet"))?;
         let (links, reads) = connected.clone();
         let (gone, shared) = (GoneHint::default(), SharedIndex::default());
-        let (turns, hints) = (self.turns.clone(), (gone.clone(), shared.clone()));
-        let transport = Transport { group: id, links, turns, gone: hints.0, shared: hints.1 };
+        let turns = self.turns.clone();
+        let transport = Transport { group: id, links, turns, gone: gone.clone(), shared: shared.clone() };
         let shard = match &machine {
             Machine::Shard { shard, .. } => Some(*shard),
             Machine::Coordinator(_) => None,
@@ -167,7 +167,7 @@ impl Host {
             .map_err(|error| failed(&error))?;
         self.pulse.table.lock().set_me(me);
         let common = Common { store: self.store.clone(), reads, pulse: self.pulse.clone() };
-        let group = Arc::new(Group::new(id, me, raft, shard, common, (gone, shared)));
+        let group = Arc::new(Group::new(id, me, raft, shard, common, gone, shared));
         {
             // Looked at under the lock under which they are taken out to be stopped.
             let mut groups = self.groups.write();

@@ -157,7 +157,7 @@ mod tests {
     fn what_a_member_lacks_is_kept_until_it_is_much() {
         let lacked = Log { shared: Some(410), ..log() };
         assert!(lacked.purge_to(&LIMITS, 2) <= 400);
-        // Of 570 applied entries that it lacks, of which as many as are durable may go.
+        // It lacks 570 of those that are applied: more than is kept.
         assert_eq!(lacked.spare_bytes(&LIMITS, 2), 53_000);
         assert_eq!(Log { shared: Some(600), ..lacked }.spare_bytes(&LIMITS, 2), 15_000);
         assert_eq!(Log { snapshot: 980, ..lacked }.purge_to(&LIMITS, 2), 930);

@@ -11,7 +11,7 @@ use super::heights::Heard;
 use crate::ids::{ClusterId, NodeId, Opening, StoreId};
 
 /// The version of what follows the greeting.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The longest greeting, bytes.
 const MAX_HELLO_BYTES: u32 = 4096;

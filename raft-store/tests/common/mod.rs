@@ -180,6 +180,11 @@ pub async fn apply_from_log<S: RaftStateMachine<TypeConfig>>(
     machine.apply(Box::pin(entries)).await
 }
 
+/// The indexes that a log holds.
+pub async fn indexes(log: &mut GroupLog) -> Vec<u64> {
+    log.try_get_log_entries(..).await.unwrap().iter().map(|entry| entry.log_id.index).collect()
+}
+
 pub fn cells(reader: &Reader) -> Model {
     view_cells(&reader.view().unwrap())
 }
