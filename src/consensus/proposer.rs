@@ -2,7 +2,8 @@
 //!
 //! Throughput follows the size of the batches, and the batches follow the load: with one client each
 //! command is an entry of its own, with many the commands that came during the last round go
-//! together. Nothing is ever delayed to make a batch larger.
+//! together. A command that finds an entry under way waits for its end, and so no longer than that
+//! entry takes; where entries take long, or much waits, a second one goes beside it ([`has_room`]).
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -14,7 +15,7 @@ use raft_store::types::OnComplete;
 use tokio::{
     sync::oneshot,
     task::unconstrained,
-    time::{Instant, timeout_at},
+    time::{Duration, Instant, timeout_at},
 };
 
 use super::{
@@ -35,9 +36,15 @@ const MAX_COMMANDS_PER_ENTRY: usize = 1024;
 /// Bytes of commands in one entry; a single larger command is an entry of its own.
 const MAX_BYTES_PER_ENTRY: usize = 1 << 20;
 
-/// Entries of one group proposed and not yet applied. A second one hides the latency of the disk and
-/// the network; more would only make smaller batches.
+/// Entries of one group proposed and not yet applied; see [`has_room`].
 const MAX_ENTRIES_IN_FLIGHT: usize = 2;
+
+/// From so many bytes on, some fifty small commands, what an entry costs by itself is little beside what its
+/// commands cost.
+const LARGE_ENTRY_BYTES: usize = 16 << 10;
+
+/// An entry that takes longer than this has far to go, or a slow disk.
+const LONG_ROUND: Duration = Duration::from_millis(10);
 
 /// Hands commands to a group; cheap to clone.
 ///
@@ -58,6 +65,8 @@ struct Queue {
     waiting_bytes: usize,
     next_number: u64,
     in_flight: usize,
+    /// When the last entry was proposed.
+    proposed_at: Option<Instant>,
 }
 
 struct Proposal {
@@ -128,10 +137,11 @@ impl Inner {
     /// The commands of the next entry.
     fn take(&self) -> Option<Vec<Proposal>> {
         let mut queue = self.queue.lock();
-        if queue.in_flight >= MAX_ENTRIES_IN_FLIGHT {
+        let now = Instant::now();
+        let age = queue.proposed_at.map_or(Duration::MAX, |proposed| now.duration_since(proposed));
+        if !has_room(queue.in_flight, age, queue.waiting_bytes) {
             return None;
         }
-        let now = Instant::now();
         let mut joined = Vec::with_capacity(queue.waiting.len().min(MAX_COMMANDS_PER_ENTRY));
         let mut bytes = 0;
         while let Some(next) = queue.waiting.front() {
@@ -153,8 +163,18 @@ impl Inner {
             return None;
         }
         queue.in_flight += 1;
+        queue.proposed_at = Some(now);
         Some(joined)
     }
+}
+
+/// Whether a further entry may be proposed: one at a time, as a second one splits what could have gone
+/// together, and costs every replica another append, sync and apply (docs/BENCHMARKS.md). It is worth
+/// that where much waits, so that all processors have work while the first is synced, and where the first
+/// takes long, `age` being its age so far.
+fn has_room(in_flight: usize, age: Duration, waiting_bytes: usize) -> bool {
+    in_flight == 0
+        || in_flight < MAX_ENTRIES_IN_FLIGHT && (age >= LONG_ROUND || waiting_bytes >= LARGE_ENTRY_BYTES)
 }
 
 /// An entry's place in flight. However it ends, the next one takes the place.
@@ -201,4 +221,20 @@ fn not_in_time() -> Error {
 fn settle(proposal: Proposal, result: Result<Bytes, Error>) {
     // Whoever asked may have given up.
     let _ = proposal.reply.send(result);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_entry_goes_when_it_is_large_or_the_first_takes_long() {
+        let (now, long) = (Duration::ZERO, LONG_ROUND);
+        let large = LARGE_ENTRY_BYTES;
+        assert!(has_room(0, now, 1));
+        assert!(!has_room(1, now, large - 1));
+        assert!(has_room(1, long, 1));
+        assert!(has_room(1, now, large));
+        assert!(!has_room(MAX_ENTRIES_IN_FLIGHT, long, large));
+    }
 }
