@@ -7,6 +7,9 @@
 //! (Herlihy and Wing 1990: linearizability is local).
 //!
 //! An operation whose fate is unknown never returns: it may take effect at any later time, or never.
+//! Many of them make the search long, but most are alike: a value that no other operation names cannot
+//! be told from another such one, and of unknown operations that do the same, the one that was called
+//! first can always go first.
 
 use std::collections::HashSet;
 
@@ -14,7 +17,7 @@ use std::collections::HashSet;
 pub(crate) type Value = u64;
 
 /// What a client asked of a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Op {
     Get,
     Put(Value),
@@ -82,6 +85,30 @@ fn step(state: Option<Value>, op: Op, outcome: Outcome) -> Option<Option<Value>>
     }
 }
 
+/// The history with one value in the place of all those that are written and named nowhere else.
+fn with_few_values(history: &[Entry]) -> Vec<Entry> {
+    let mut named = HashSet::new();
+    for entry in history {
+        if let Outcome::Got(Some(value)) = entry.outcome {
+            named.insert(value);
+        }
+        if let Op::Swap { expected: Some(value), .. } = entry.op {
+            named.insert(value);
+        }
+    }
+    let unnamed = (0..).find(|value| !named.contains(value)).unwrap_or_default();
+    let known_as = |value| if named.contains(&value) { value } else { unnamed };
+    let renamed = history.iter().map(|entry| {
+        let op = match entry.op {
+            Op::Put(value) => Op::Put(known_as(value)),
+            Op::Swap { expected, new } => Op::Swap { expected, new: known_as(new) },
+            op => op,
+        };
+        Entry { op, ..*entry }
+    });
+    renamed.collect()
+}
+
 /// A set of entries by their places.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Done(Vec<u64>);
@@ -110,7 +137,7 @@ struct Point {
 
 /// Judges the history of one key, which begins without a value.
 pub(crate) fn check(history: &[Entry]) -> Verdict {
-    let mut entries = history.to_vec();
+    let mut entries = with_few_values(history);
     entries.sort_by_key(|entry| entry.called);
     let known = entries.iter().filter(|entry| entry.outcome != Outcome::Unknown).count();
     let none = Done(vec![0; entries.len().div_ceil(64)]);
@@ -128,6 +155,7 @@ pub(crate) fn check(history: &[Entry]) -> Verdict {
         // An operation may be next only if none that is left returned before it was called.
         let mut first_return = u64::MAX;
         let mut next = Vec::new();
+        let mut unknown = HashSet::new();
         for (place, entry) in entries.iter().enumerate().skip(point.from) {
             if entry.called > first_return {
                 break;
@@ -137,6 +165,8 @@ pub(crate) fn check(history: &[Entry]) -> Verdict {
             }
             if entry.outcome != Outcome::Unknown {
                 first_return = first_return.min(entry.returned);
+            } else if !unknown.insert(entry.op) {
+                continue;
             }
             next.push((place, entry));
         }

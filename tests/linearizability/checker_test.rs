@@ -94,6 +94,27 @@ fn an_unknown_write_may_happen_at_any_time_or_never() {
 }
 
 #[test]
+fn many_unknown_writes_that_nobody_saw_are_judged_as_few() {
+    let mut history: Vec<Entry> = (0..40)
+        .map(|number| match number % 3 {
+            0 => unknown(number, Op::Delete),
+            1 => unknown(number, Op::Put(1000 + number)),
+            _ => unknown(number, Op::Swap { expected: Some(7), new: 1000 + number }),
+        })
+        .collect();
+    history.extend([
+        put(50, 60, 7),
+        swap(61, 70, Some(7), 8, false),
+        get(71, 80, Some(7)),
+        delete(81, 90, false),
+    ]);
+    // Something was written over the 7 before the swap, so the 7 cannot be back after it.
+    rejects(&history);
+    history.retain(|entry| entry.outcome != Outcome::Got(Some(7)));
+    accepts(&history);
+}
+
+#[test]
 fn conditions_are_judged_at_one_moment() {
     accepts(&[swap(1, 2, None, 1, true), swap(3, 4, Some(1), 2, true), get(5, 6, Some(2))]);
     rejects(&[swap(1, 2, None, 1, true), swap(3, 4, None, 2, true)]);
