@@ -184,7 +184,7 @@ impl Group {
     fn is_settled(&self, metrics: &Metrics) -> bool {
         metrics.current_leader == Some(self.me.0)
             && metrics.state == ServerState::Leader
-            && metrics.local_committed.as_ref().is_some_and(|id| id.leader_id.term == metrics.current_term)
+            && metrics.local_committed.as_ref().is_some_and(|id| id.leader_id == metrics.vote.leader_id)
     }
 
     /// Whom this replica believes to lead.

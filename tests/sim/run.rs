@@ -56,7 +56,7 @@ pub(crate) struct Report {
     pub(crate) simulated_ms: u64,
     pub(crate) answers: u64,
     pub(crate) entries: usize,
-    pub(crate) terms: usize,
+    pub(crate) leaderships: usize,
     pub(crate) shards: usize,
     pub(crate) epoch: Epoch,
     pub(crate) tally: Tally,
@@ -64,10 +64,10 @@ pub(crate) struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { simulated_ms, answers, entries, terms, shards, epoch, tally } = self;
+        let Report { simulated_ms, answers, entries, leaderships, shards, epoch, tally } = self;
         write!(
             f,
-            "{simulated_ms} ms, {answers} answers, {entries} entries, {terms} terms, {shards} shards, "
+            "{simulated_ms} ms, {answers} answers, {entries} entries, {leaderships} leaderships, {shards} shards, "
         )?;
         write!(f, "epoch {epoch}, {tally:?}")
     }
@@ -129,7 +129,7 @@ fn play(world: &mut World, seed: u64, plan: &Plan) -> Result<Report, Failure> {
         simulated_ms: world.now,
         answers: clients.told(),
         entries: world.watch.entries(),
-        terms: world.watch.terms(),
+        leaderships: world.watch.leaderships(),
         shards: world.map().map_or(0, |map| map.shards.len()),
         epoch: world.map().map_or(Epoch(0), |map| map.epoch),
         tally: world.tally(),

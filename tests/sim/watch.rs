@@ -1,10 +1,13 @@
-//! What must hold at every moment, whatever fails:
-//! - in a term a group has one leader;
-//! - what one replica has applied at an index, every replica has that applied anything there, and it
-//!   never changes, not even by a crash: so the applied prefixes agree, and no committed entry is lost
-//!   as long as a replica that applied it, or one that had it then, is looked at again.
+//! What must hold at every moment, whatever fails: what one replica has applied at an index, every replica
+//! has that applied anything there, and it never changes, not even by a crash. So the applied prefixes
+//! agree, and no committed entry is lost as long as a replica that applied it, or one that had it
+//! then, is looked at again.
+//!
+//! That a term has one leader is none of it: votes are ordered by term and node (openraft's
+//! `leader_id_adv`, as in Paxos), and whoever was elected in a term is deposed by a higher node of the
+//! same one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::storage::RaftLogReader as _;
 use quoring::ids::{GroupId, NodeId};
@@ -17,8 +20,8 @@ use super::{net::Place, node::Node};
 type Seen = (u64, u64);
 
 pub(crate) struct Watch {
-    /// Who has led a group in a term.
-    leaders: BTreeMap<(GroupId, u64), NodeId>,
+    /// Who has led a group in which term.
+    leaders: BTreeSet<(GroupId, u64, NodeId)>,
     /// What was applied in a group at an index, and where that was seen first.
     applied: BTreeMap<(GroupId, u64), (Seen, Place)>,
     /// Up to where each replica was compared.
@@ -30,7 +33,7 @@ pub(crate) struct Watch {
 impl Default for Watch {
     fn default() -> Self {
         let runtime = Builder::new_current_thread().build().expect("a runtime without drivers");
-        Self { leaders: BTreeMap::new(), applied: BTreeMap::new(), compared: BTreeMap::new(), runtime }
+        Self { leaders: BTreeSet::new(), applied: BTreeMap::new(), compared: BTreeMap::new(), runtime }
     }
 }
 
@@ -48,23 +51,19 @@ impl Watch {
         self.applied.len()
     }
 
-    /// Terms in which a leader was seen, over all groups.
-    pub(crate) fn terms(&self) -> usize {
+    /// Leaderships that were seen, over all groups.
+    pub(crate) fn leaderships(&self) -> usize {
         self.leaders.len()
     }
 
-    pub(crate) fn leaders(&mut self, nodes: &[Node]) -> Result<(), String> {
+    pub(crate) fn note_leaders(&mut self, nodes: &[Node]) {
         for bare in nodes.iter().filter_map(Node::bare) {
             for group in bare.host().all() {
                 let Some(term) = group.leads_in() else { continue };
                 let Some(me) = bare.links().identity().node else { continue };
-                let first = *self.leaders.entry((group.id(), term)).or_insert(me);
-                if first != me {
-                    return Err(format!("{first} and {me} lead group {} in term {term}", group.id()));
-                }
+                self.leaders.insert((group.id(), term, me));
             }
         }
-        Ok(())
     }
 
     pub(crate) fn applied(&mut self, nodes: &[Node]) -> Result<(), String> {
