@@ -450,19 +450,6 @@ impl Group {
         let _ = self.raft.shutdown().await;
     }
 
-    /// Waits until this replica knows of a leader, at most `time`.
-    pub(super) async fn wait_for_leader(&self, besides: NodeId, time: Duration) -> bool {
-        let known = |metrics: &Metrics| metrics.current_leader.is_some_and(|id| id != besides.0);
-        self.raft.wait(Some(time)).metrics(known, "a leader is known").await.is_ok()
-    }
-
-    /// Waits until this replica knows of no leader any more, or only of `gone`, at most until the deadline.
-    pub(super) async fn wait_for_no_leader(&self, gone: NodeId, deadline: Instant) -> bool {
-        let unknown = |metrics: &Metrics| metrics.current_leader.is_none_or(|id| id == gone.0);
-        let time = deadline.saturating_duration_since(Instant::now());
-        self.raft.wait(Some(time)).metrics(unknown, "no leader is known").await.is_ok()
-    }
-
     /// Who votes, by its latest membership.
     pub(super) fn voters(&self) -> BTreeSet<NodeId> {
         self.metrics(|metrics| metrics.membership_config.membership().voter_ids().map(NodeId).collect())

@@ -26,6 +26,7 @@ use super::{
     reads::{self, Reads},
     receive,
     snapshots::{Arrivals, Turns},
+    take_over,
     transport::{GoneHint, Transport},
     types::{LogId, Raft},
     wire::{self, Answer, method},
@@ -49,24 +50,6 @@ const LEASE_MS: u64 = 365 * 24 * 3600 * 1000;
 
 /// The time openraft gives a snapshot to be sent and installed.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
-
-/// Between the first candidacies of a dead leader's followers: long enough for one's election.
-const TAKE_OVER_STAGGER: Duration = Duration::from_millis(60);
-
-/// How long a candidate, or whom this replica has just voted for, has for its election.
-const TAKE_OVER_ELECTION: Duration = Duration::from_millis(180);
-
-/// Between two questions of a follower whether the others would vote for it.
-const TAKE_OVER_PAUSE: Duration = Duration::from_millis(30);
-
-/// Between the candidacies of the parent's leader in a new shard: the others may still have to start it.
-const STAND_PAUSE: Duration = Duration::from_millis(40);
-
-/// Candidacies in a new shard; then the ordinary timeouts take over.
-const STAND_ATTEMPTS: u32 = 25;
-
-/// How long followers see to a dead leader's place; then the ordinary timeouts do.
-const TAKE_OVER_TIME: Duration = Duration::from_secs(2);
 
 /// See [`Host::log_end`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -263,7 +246,7 @@ impl Host {
             let status = group.status();
             if status.leader == Some(gone) && status.voters.contains(&group.me) {
                 let links = self.links().expect("groups start after the links are set").clone();
-                tokio::spawn(take_over(group, links, gone));
+                tokio::spawn(take_over::run(group, links, gone));
             }
         }
     }
@@ -271,15 +254,7 @@ impl Host {
     /// Stands for election in a group that has come into being by a split, until it has a leader.
     pub fn stand(&self, group: Arc<Group>) {
         let links = self.links().expect("groups start after the links are set").clone();
-        tokio::spawn(async move {
-            for _ in 0..STAND_ATTEMPTS {
-                // Asks first whether the others would vote: a term that nobody grants helps nobody.
-                pulse::stand(group.clone(), links.clone()).await;
-                if group.wait_for_leader(NodeId::default(), STAND_PAUSE).await {
-                    break;
-                }
-            }
-        });
+        tokio::spawn(take_over::stand_until_led(group, links));
     }
 
     /// Shortens logs by what is not needed any more. Two calls do it: the first makes the applied state
@@ -396,40 +371,4 @@ async fn ask_read_index(group: Arc<Group>, links: Arc<Links>, leader: NodeId, as
         answer.and_then(Result::ok)
     };
     group.freshness.told(asked, index);
-}
-
-/// Followers of a dead leader stand one after the other, so that they seldom compete: the first by
-/// number at once, the next one when the first had time to win and did not, as happens when its log
-/// is shorter.
-///
-/// Each asks first whether the others would vote for it ([`pulse::stand`]). One that learns late of
-/// the death, while another has just been elected, would else depose it by its higher term, and could
-/// not win itself: the new leader's log is longer.
-async fn take_over(group: Arc<Group>, links: Arc<Links>, gone: NodeId) {
-    let vote = |group: &Group| group.metrics(|metrics| metrics.vote);
-    let rank = group.status().voters.iter().filter(|id| **id != gone && **id < group.me).count();
-    let stagger = TAKE_OVER_STAGGER * u32::try_from(rank).unwrap_or(u32::MAX);
-    let deadline = Instant::now() + TAKE_OVER_TIME;
-    group.gone.set(gone);
-    let (mut wait, mut known) = (stagger, vote(&group));
-    while links.is_gone(gone) && Instant::now() < deadline {
-        if group.wait_for_leader(gone, wait).await {
-            // It may yet be deposed by one that stood at the same time.
-            if !group.wait_for_no_leader(gone, deadline).await {
-                break;
-            }
-            wait = Duration::ZERO;
-            continue;
-        }
-        let now = vote(&group);
-        let voted = now != std::mem::replace(&mut known, now) && now.leader_id.node_id != group.me.0;
-        let stood = !voted && pulse::stand(group.clone(), links.clone()).await;
-        wait = match () {
-            () if voted => TAKE_OVER_ELECTION,
-            // Two that stood at once do not meet again.
-            () if stood => TAKE_OVER_ELECTION + stagger,
-            () => TAKE_OVER_PAUSE,
-        };
-    }
-    group.gone.unset(gone);
 }

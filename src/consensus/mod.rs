@@ -16,6 +16,7 @@ mod pulse;
 mod reads;
 mod receive;
 mod snapshots;
+mod take_over;
 pub mod transport;
 pub mod types;
 mod wire;

@@ -26,6 +26,7 @@ mod pipe;
 mod put_back;
 mod run;
 mod runs;
+mod stuck;
 mod take_over;
 mod watch;
 mod world;

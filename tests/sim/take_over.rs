@@ -39,6 +39,42 @@ fn a_dead_leader_is_soon_replaced() {
     }
 }
 
+/// A replica that is stopped (its shard moves away, say) while it sees to a dead leader's place gives up, and
+/// does not go on asking a group that answers nothing any more.
+#[test]
+fn a_replica_that_is_stopped_meanwhile_gives_up() {
+    for seed in seeds(1) {
+        let mut world =
+            World::new(seed, Spec { workers: 3, spares: 0, shards: 1, ..Spec::default() }).unwrap();
+        if let Err(failure) = stop_meanwhile(&mut world) {
+            panic!("stopped meanwhile, SIM_SEED={seed}: {failure}\nthe last events:\n{}", world.events());
+        }
+    }
+}
+
+fn stop_meanwhile(world: &mut World) -> Result<(), Failure> {
+    world.until("the cluster is founded", FOUND_MS, |_| Ok(()), World::is_whole)?;
+    let shard = world.map().and_then(|map| map.shards.into_values().next()).expect("it has one").group;
+    let (leader, _) = world.leader(shard).expect("it is led");
+    let mut followers = (0..world.nodes.len())
+        .filter(|place| world.is_worker(*place) && *place != leader)
+        .collect::<Vec<_>>();
+    let left = followers.pop().expect("three workers");
+    // Alone it cannot be elected, so it goes on trying.
+    for dead in followers.into_iter().chain([leader]) {
+        world.crash(dead, Crash::Killed, HEAL_MS)?;
+    }
+    ticks(world, LATE_MS)?;
+    let node = &world.nodes[left];
+    let host = node.bare().expect("it is up").host().clone();
+    node.handle().expect("it is up").spawn(async move { host.stop(shard).await });
+    ticks(world, LED_WITHIN_MS)
+}
+
+fn ticks(world: &mut World, ms: u64) -> Result<(), Failure> {
+    (0..ms).try_for_each(|_| world.tick())
+}
+
 fn play(world: &mut World, seed: u64) -> Result<(), Failure> {
     let mut rng = rng(seed, "take over", 0);
     world.until("the cluster is founded", FOUND_MS, |_| Ok(()), World::is_whole)?;

@@ -23,6 +23,7 @@ use super::{
     net::{Net, Place},
     node::{Ended, Node},
     panics, rng,
+    stuck::Watchdog,
     watch::Watch,
 };
 
@@ -122,6 +123,7 @@ pub(crate) struct World {
     pub(crate) net: Arc<Net>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) watch: Watch,
+    watchdog: Watchdog,
     order: StdRng,
     events: VecDeque<String>,
     /// When nodes that are down start again.
@@ -185,6 +187,7 @@ impl World {
             net,
             nodes,
             watch: Watch::default(),
+            watchdog: Watchdog::start(seed),
             order: rng(seed, "order", 0),
             events: VecDeque::new(),
             restarts: Vec::new(),
@@ -288,6 +291,7 @@ impl World {
         let mut places: Vec<Place> = (0..self.nodes.len()).collect();
         places.shuffle(&mut self.order);
         for place in places {
+            self.watchdog.runs(&self.nodes[place].name, self.now);
             match self.nodes[place].run_to(self.now) {
                 None => {}
                 Some(Ended::Stopped) => {
