@@ -72,10 +72,7 @@ async fn start(node: &Arc<Node>, number: NodeId) -> anyhow::Result<Arc<Group>> {
 async fn resume(node: &Arc<Node>, peers: &[Address]) -> anyhow::Result<Option<Arc<Group>>> {
     let Some(member) = identity::member(node.host.store())? else { return Ok(None) };
     node.set_member(member.node, member.cluster)?;
-    if let Some(map) = identity::map(node.host.store())? {
-        node.set_directory(&map);
-        node.router.set_map(map);
-    }
+    node.recall_map()?;
     outgrown::ask_others(node, others(peers, node).collect()).await;
     if node.links.outgrown().is_some() {
         return pending().await;
@@ -225,8 +222,7 @@ async fn follow_map(node: Arc<Node>, number: NodeId) {
             } else if shared.state().unseated(number) {
                 node.set_obstacle(Some("this coordinator is being removed from the cluster".into()));
             }
-            node.set_directory(&map);
-            node.router.set_map(map);
+            node.follow_map(map).await;
         }
         if applied.changed().await.is_err() {
             return;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Node, coordinate, coordinator, seats, split, worker};
+use super::{Node, coordinate, coordinator, seats, split};
 use crate::{
     consensus::host::Host,
     error::Error,
@@ -137,7 +137,7 @@ async fn cluster(node: &Arc<Node>, call: ClusterCall, deadline: Instant) -> Resu
             if mine.is_some_and(|mine| mine != map.cluster) {
                 return Err(Error::Refused("this node belongs to another cluster".into()));
             }
-            worker::take_map(node, *map).await;
+            node.take_map(*map).await;
             Ok(ClusterAnswer::Done)
         }
         ClusterCall::Transfer { group, to } => {

@@ -2,7 +2,6 @@
 //! and the front-end, plays its role, and stops all of it in order.
 
 use std::{
-    collections::BTreeMap,
     future::pending,
     net::SocketAddr,
     sync::{
@@ -24,12 +23,11 @@ use tokio::{
 use self::{dispatch::Dispatcher, identity::Member, seen::Seen};
 use crate::{
     config::{self, Address, Role, Settings},
-    consensus::{group::Group, host::Host, log_limits::LogLimits, machine::Shared},
+    consensus::{host::Host, log_limits::LogLimits, machine::Shared},
     error::Error,
     http,
-    ids::{ClusterId, Epoch, NodeId, StoreId},
+    ids::{ClusterId, Epoch, NodeId},
     peer::{Identity, Links, Network, Peer},
-    ring::map::{Coordinator, Map},
     router::Router,
 };
 
@@ -40,6 +38,7 @@ mod dispatch;
 mod gauges;
 mod identity;
 mod info;
+mod maps;
 mod outgrown;
 mod reconcile;
 mod seats;
@@ -68,6 +67,7 @@ pub(crate) struct Node {
     role: http::Role,
     name: String,
     member: RwLock<Option<Member>>,
+    maps: maps::Turn,
     /// Why the node cannot serve yet, or no longer.
     obstacle: watch::Sender<Option<String>>,
     stopping: AtomicBool,
@@ -172,28 +172,6 @@ impl Node {
         self.set_member(node, Some(cluster))
     }
 
-    /// Where the nodes are, by the map.
-    fn set_directory(&self, map: &Map) {
-        let workers = map.workers.iter().map(|(id, worker)| (*id, (worker.addr.clone(), worker.store)));
-        let coordinators = map.coordinators.iter().map(|(id, c)| (*id, (c.addr.clone(), c.store)));
-        // A coordinator that is off the map may still have a vote in the change that takes it out.
-        let members = seats::group(self).map(|group| group.members()).unwrap_or_default();
-        let members = members.into_iter().map(|(id, node)| (id, (node.addr, StoreId(node.store))));
-        // Of two entries the later one stays.
-        self.links.set_directory(members.chain(workers).chain(coordinators).collect());
-    }
-
-    fn add_coordinators(&self, coordinators: &BTreeMap<NodeId, Coordinator>) {
-        let coordinators = coordinators.iter().map(|(id, c)| (*id, (c.addr.clone(), c.store)));
-        self.links.add_to_directory(&coordinators.collect());
-    }
-
-    /// Where the coordinators are, by their group's membership, as long as no map says.
-    fn add_members(&self, group: &Group) {
-        let members = group.members().into_iter().map(|(id, node)| (id, (node.addr, StoreId(node.store))));
-        self.links.add_to_directory(&members.collect());
-    }
-
     /// Asks this worker to join the cluster of these coordinators.
     fn invite(&self, coordinators: &[String]) -> Result<(), Error> {
         if self.coordinator.is_some() {
@@ -285,6 +263,7 @@ fn build(
         role: if coordinates { http::Role::Coordinator } else { http::Role::Worker },
         name,
         member: RwLock::default(),
+        maps: maps::Turn::default(),
         obstacle: watch::Sender::new(None),
         stopping: AtomicBool::new(false),
         opening: AtomicBool::new(!coordinates),
@@ -334,10 +313,7 @@ async fn play(node: &Arc<Node>, config: &config::Node) -> anyhow::Result<()> {
             if let Some(member) = identity::member(node.host.store())? {
                 node.set_member(member.node, member.cluster)?;
             }
-            if let Some(map) = identity::map(node.host.store())? {
-                node.set_directory(&map);
-                node.router.set_map(map);
-            }
+            node.recall_map()?;
             node.invitations.send_replace(coordinators.clone());
             if node.number().is_some() {
                 let seeds = coordinators.iter().map(|addr| Peer::Addr(addr.to_string())).collect();

@@ -28,7 +28,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{Node, coordinator::propose, identity, worker};
+use super::{Node, coordinator::propose, identity};
 use crate::{
     consensus::group::{Group, Status},
     coordinator::{
@@ -126,8 +126,7 @@ pub(super) async fn take(node: &Arc<Node>, number: NodeId, map: Map) -> Result<(
     // The map first: who has a seat knows where the others are.
     identity::set_map(node.host.store(), &map).map_err(failed)?;
     node.set_member(number, Some(map.cluster)).map_err(failed)?;
-    node.set_directory(&map);
-    node.router.set_map(map);
+    node.follow_map(map).await;
     node.entrance.free.store(false, Ordering::Release);
     node.entrance.taken.send_replace(Some(number));
     tracing::info!(%number, "taken into the coordinator group");
@@ -345,7 +344,7 @@ pub(super) async fn ask_around(node: &Arc<Node>) {
     let newest = answers.into_iter().flatten().max_by_key(|newer| newer.epoch);
     if let Some(newer) = newest.filter(|newer| newer.cluster == map.cluster && newer.epoch > map.epoch) {
         tracing::info!(epoch = %newer.epoch, "a newer map from another node");
-        worker::take_map(node, newer).await;
+        node.take_map(newer).await;
     }
 }
 

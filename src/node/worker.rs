@@ -17,7 +17,6 @@ use crate::{
     error::Error,
     ids::{GroupId, NodeId, WorkerId},
     peer::Peer,
-    ring::map::Map,
     router::calls::{ClusterAnswer, ClusterCall, Held, Leads},
 };
 
@@ -93,7 +92,7 @@ async fn join(node: &Arc<Node>, introduction: &Introduction) -> Result<(), Error
     match node.router.coordinate(call, Instant::now() + ATTEMPT).await? {
         ClusterAnswer::Joined { node: number, map } => {
             node.become_member(number, map.cluster).map_err(|error| Error::Unavailable(error.to_string()))?;
-            take_map(node, *map).await;
+            node.take_map(*map).await;
             Ok(())
         }
         ClusterAnswer::Outgrown { height } => {
@@ -132,7 +131,7 @@ async fn heartbeats(node: &Arc<Node>) {
                 mind_clock(node, &mut clock_is_off, clock_off_ms).await;
                 next = Instant::now() + Duration::from_millis(map.settings.ping_interval_ms);
                 if let Some(newer) = newer {
-                    take_map(node, *newer).await;
+                    node.take_map(*newer).await;
                 }
                 wipe_replicas(node, number, wipe).await;
             }
@@ -213,20 +212,6 @@ async fn wipe_replicas(node: &Arc<Node>, me: NodeId, groups: Vec<GroupId>) {
             Ok(true) => tracing::info!(%group, "wipe replica: its shard has let go of it"),
             Ok(false) => tracing::info!(%group, "keep replica: its shard counts on it"),
             Err(error) => tracing::debug!(%group, %error, "wipe replica"),
-        }
-    }
-}
-
-/// Takes a newer map, also to disk: after a restart this worker serves before it has found a
-/// coordinator.
-pub(super) async fn take_map(node: &Arc<Node>, map: Map) {
-    node.set_directory(&map);
-    let store = node.host.store().clone();
-    let kept = map.clone();
-    if node.router.set_map(map) {
-        let saved = tokio::task::spawn_blocking(move || identity::set_map(&store, &kept)).await;
-        if let Ok(Err(error)) = saved {
-            tracing::error!(%error, "keep the map");
         }
     }
 }

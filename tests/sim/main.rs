@@ -18,6 +18,7 @@ mod disk;
 mod faults;
 #[path = "../linearizability/mod.rs"]
 mod linearizability;
+mod maps;
 mod net;
 mod net_test;
 mod node;

@@ -147,6 +147,8 @@ async fn orders_of_an_old_map_and_of_another_cluster_change_nothing() {
     let mut old = map.clone();
     old.epoch.0 -= 1;
     old.shards.clear();
+    old.workers.clear();
+    old.coordinators.clear();
     let told = ask(worker, StoreId::default(), &ClusterCall::TakeMap(Box::new(old.clone()))).await;
     assert_eq!(told, Ok(ClusterAnswer::Done), "it is as good as late");
     // A newer one of another cluster is not.
