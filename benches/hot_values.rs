@@ -18,7 +18,7 @@ use quoring::{
     clock,
     command::{Action, Answer, Cell, Command, Condition, Proposal, Query, RowOp, Value, Write},
     config::Partitioner,
-    consensus::{group::Group, host::Host, machine::ShardView},
+    consensus::{alarms::Timer, group::Group, host::Host, machine::ShardView},
     ids::{GroupId, NodeId, Opening, Span, StoreId},
     peer::{Conn, Handler, Identity, Links, Reply},
     shard::{Shard, query},
@@ -68,7 +68,7 @@ async fn shard(dir: &TempDir, keys: u64) -> (Store, Arc<Host>, Arc<Group>) {
     let opening = Opening { id: 1, height: store.opened_at() };
     let me = Identity { cluster: None, node: Some(NodeId(1)), store: id, opening };
     let host = Host::new(store.clone());
-    host.connect(Links::new(me, Arc::new(Nobody), Arc::new(|| 0)).0);
+    host.connect(Links::new(me, Arc::new(Nobody), Arc::new(|| 0)).0, Timer::Kernel);
     let group = host.start(SHARD.group, NodeId(1), host.shard(SHARD)).await.unwrap();
     let member = Node { addr: "127.0.0.1:1".to_owned(), store: id.0 };
     group.initialize(BTreeMap::from([(NodeId(1), member)])).await.unwrap();

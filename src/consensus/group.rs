@@ -20,6 +20,7 @@ use raft_store::{
 use tokio::time::Instant;
 
 use super::{
+    alarms::Alarms,
     freshness::Freshness,
     log_limits::SharedIndex,
     machine::ShardView,
@@ -76,6 +77,7 @@ pub(super) struct Common {
     pub(super) store: Store,
     pub(super) reads: Arc<Reads>,
     pub(super) pulse: Pulse,
+    pub(super) alarms: Arc<Alarms>,
 }
 
 /// What a replica knows about its group.
@@ -129,8 +131,8 @@ impl Group {
         gone: GoneHint,
         shared: SharedIndex,
     ) -> Self {
-        let Common { store, reads, pulse } = common;
-        let proposer = Proposer::new(raft.clone());
+        let Common { store, reads, pulse, alarms } = common;
+        let proposer = Proposer::new(id, raft.clone(), alarms);
         let reader = store.reader(id.0);
         let (sessions, size) = (Sessions::default(), Mutex::default());
         let freshness = Freshness::default();

@@ -18,6 +18,7 @@ use raft_store::Store;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
+    alarms::{Alarms, Timer},
     freshness::ASK_TIMEOUT,
     group::{Common, Group},
     log_limits::{Log, LogLimits, SharedIndex},
@@ -58,11 +59,19 @@ pub struct LogEnd {
     last: Option<LogId>,
 }
 
+/// What groups can only run with.
+#[derive(Clone)]
+struct Connected {
+    links: Arc<Links>,
+    reads: Arc<Reads>,
+    alarms: Arc<Alarms>,
+}
+
 /// The groups of a node.
 pub struct Host {
     store: Store,
     pulse: Pulse,
-    connected: OnceLock<(Arc<Links>, Arc<Reads>)>,
+    connected: OnceLock<Connected>,
     groups: RwLock<BTreeMap<GroupId, Arc<Group>>>,
     /// Held while a group starts, and while one is wiped: what is being removed must not start again.
     lifecycle: tokio::sync::Mutex<()>,
@@ -90,16 +99,19 @@ impl Host {
         })
     }
 
-    /// The connections over which the groups talk; to be set once, before the first group starts.
-    pub fn connect(self: &Arc<Self>, links: Arc<Links>) {
+    /// The connections over which the groups talk, and their clock; to be set once, before the first
+    /// group starts.
+    pub fn connect(self: &Arc<Self>, links: Arc<Links>, timer: Timer) {
         // The handler of the links needs the host, and the host the links.
         let reads = Reads::new(self.store.clone(), links.clone());
-        assert!(self.connected.set((links.clone(), reads)).is_ok(), "connected once");
+        let alarms = Arc::new(Alarms::start(timer));
+        let connected = Connected { links: links.clone(), reads, alarms };
+        assert!(self.connected.set(connected).is_ok(), "connected once");
         tokio::spawn(pulse::run(Arc::downgrade(self), links, self.pulse.clone()));
     }
 
     fn links(&self) -> Option<&Arc<Links>> {
-        self.connected.get().map(|(links, _)| links)
+        self.connected.get().map(|connected| &connected.links)
     }
 
     /// The store of the groups.
@@ -135,7 +147,7 @@ impl Host {
         }
         let failed = |error: &dyn std::fmt::Display| Error::Unavailable(format!("start group {id}: {error}"));
         let connected = self.connected.get().ok_or_else(|| failed(&"the node is not connected yet"))?;
-        let (links, reads) = connected.clone();
+        let Connected { links, reads, alarms } = connected.clone();
         let (gone, shared) = (GoneHint::default(), SharedIndex::default());
         let turns = self.turns.clone();
         let transport = Transport { group: id, links, turns, gone: gone.clone(), shared: shared.clone() };
@@ -149,7 +161,7 @@ impl Host {
             .await
             .map_err(|error| failed(&error))?;
         self.pulse.table.lock().set_me(me);
-        let common = Common { store: self.store.clone(), reads, pulse: self.pulse.clone() };
+        let common = Common { store: self.store.clone(), reads, pulse: self.pulse.clone(), alarms };
         let group = Arc::new(Group::new(id, me, raft, shard, common, gone, shared));
         {
             // Looked at under the lock under which they are taken out to be stopped.

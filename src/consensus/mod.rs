@@ -4,6 +4,7 @@
 //! [`group::Group`] is what the layers above use: propose, read, change members. Nothing above
 //! knows openraft.
 
+pub mod alarms;
 pub mod batch;
 mod freshness;
 pub mod group;

@@ -2,10 +2,14 @@
 //!
 //! Throughput follows the size of the batches, and the batches follow the load: with one client each
 //! command is an entry of its own, with many the commands that came during the last round go
-//! together. A command that finds an entry under way waits for its end, and so no longer than that
-//! entry takes; where entries take long, or much waits, a second one goes beside it ([`has_room`]).
+//! together. When the next entry goes is for [`pace`].
 
-use std::{collections::VecDeque, sync::Arc};
+mod pace;
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -15,14 +19,20 @@ use raft_store::types::OnComplete;
 use tokio::{
     sync::oneshot,
     task::unconstrained,
-    time::{Duration, Instant, timeout_at},
+    time::{Instant, timeout_at},
 };
 
+use self::pace::{Next, Pace};
 use super::{
+    alarms::{Alarms, Sleeper},
     batch,
     types::{Raft, WriteResult},
 };
-use crate::{clock, error::Error, ids::NodeId};
+use crate::{
+    clock,
+    error::Error,
+    ids::{GroupId, NodeId},
+};
 
 /// Commands of one group that may wait to be proposed.
 const MAX_WAITING_COMMANDS: usize = 16_384;
@@ -36,25 +46,17 @@ const MAX_COMMANDS_PER_ENTRY: usize = 1024;
 /// Bytes of commands in one entry; a single larger command is an entry of its own.
 const MAX_BYTES_PER_ENTRY: usize = 1 << 20;
 
-/// Entries of one group proposed and not yet applied; see [`has_room`].
-const MAX_ENTRIES_IN_FLIGHT: usize = 2;
-
-/// From so many bytes on, some fifty small commands, what an entry costs by itself is little beside what its
-/// commands cost.
-const LARGE_ENTRY_BYTES: usize = 16 << 10;
-
-/// An entry that takes longer than this has far to go, or a slow disk.
-const LONG_ROUND: Duration = Duration::from_millis(10);
-
 /// Hands commands to a group; cheap to clone.
 ///
-/// There is no task: whoever brings a command proposes it if there is room in flight, and whoever
-/// completes an entry proposes what has come meanwhile.
+/// There is no task: whoever brings a command proposes it if its time has come, and so does whoever
+/// completes an entry with what has come meanwhile, and the alarm of commands that were held.
 #[derive(Clone)]
 pub(super) struct Proposer(Arc<Inner>);
 
 struct Inner {
+    group: GroupId,
     raft: Raft,
+    alarms: Arc<Alarms>,
     queue: Mutex<Queue>,
 }
 
@@ -64,9 +66,9 @@ struct Queue {
     waiting: VecDeque<Proposal>,
     waiting_bytes: usize,
     next_number: u64,
-    in_flight: usize,
-    /// When the last entry was proposed.
-    proposed_at: Option<Instant>,
+    pace: Pace,
+    /// The alarm that is set for those that are held.
+    alarm: Option<Instant>,
 }
 
 struct Proposal {
@@ -78,8 +80,8 @@ struct Proposal {
 
 impl Proposer {
     /// Proposes to a group.
-    pub(super) fn new(raft: Raft) -> Self {
-        Self(Arc::new(Inner { raft, queue: Mutex::default() }))
+    pub(super) fn new(group: GroupId, raft: Raft, alarms: Arc<Alarms>) -> Self {
+        Self(Arc::new(Inner { group, raft, alarms, queue: Mutex::default() }))
     }
 
     /// Proposes a command and waits for its reply. Past the deadline the command either never
@@ -112,16 +114,23 @@ impl Proposer {
     }
 }
 
+impl Sleeper for Inner {
+    fn wake(self: Arc<Self>) {
+        self.submit();
+    }
+}
+
 impl Inner {
     fn waits(&self, number: u64) -> bool {
         self.queue.lock().waiting.binary_search_by_key(&number, |proposal| proposal.number).is_ok()
     }
 
-    /// Proposes what waits, as far as there is room in flight.
+    /// Proposes what waits, as far as its time has come.
     fn submit(self: &Arc<Self>) {
         while let Some(joined) = self.take() {
             let entry = batch::join(clock::now(), joined.iter().map(|proposal| &proposal.command));
-            let in_flight = InFlight(self.clone());
+            let in_flight =
+                InFlight { inner: self.clone(), proposed: Instant::now(), commands: joined.len() };
             let responder = OnComplete::new(move |result| {
                 deal_out(joined, result);
                 drop(in_flight);
@@ -135,12 +144,22 @@ impl Inner {
     }
 
     /// The commands of the next entry.
-    fn take(&self) -> Option<Vec<Proposal>> {
+    fn take(self: &Arc<Self>) -> Option<Vec<Proposal>> {
         let mut queue = self.queue.lock();
         let now = Instant::now();
-        let age = queue.proposed_at.map_or(Duration::MAX, |proposed| now.duration_since(proposed));
-        if !has_room(queue.in_flight, age, queue.waiting_bytes) {
-            return None;
+        match queue.pace.next(now, queue.waiting.len(), queue.waiting_bytes) {
+            _ if queue.waiting.is_empty() => return None,
+            Next::Wait => return None,
+            Next::Hold(until) => {
+                if queue.alarm != Some(until) {
+                    self.unset_alarm(&mut queue);
+                    queue.alarm = Some(until);
+                    let sleeper: Weak<Self> = Arc::downgrade(self);
+                    self.alarms.set(until, self.group, sleeper);
+                }
+                return None;
+            }
+            Next::Go => self.unset_alarm(&mut queue),
         }
         let mut joined = Vec::with_capacity(queue.waiting.len().min(MAX_COMMANDS_PER_ENTRY));
         let mut bytes = 0;
@@ -162,28 +181,28 @@ impl Inner {
         if joined.is_empty() {
             return None;
         }
-        queue.in_flight += 1;
-        queue.proposed_at = Some(now);
+        queue.pace.proposed(now);
         Some(joined)
+    }
+
+    fn unset_alarm(&self, queue: &mut Queue) {
+        if let Some(at) = queue.alarm.take() {
+            self.alarms.unset(at, self.group);
+        }
     }
 }
 
-/// Whether a further entry may be proposed: one at a time, as a second one splits what could have gone
-/// together, and costs every replica another append, sync and apply (docs/BENCHMARKS.md). It is worth
-/// that where much waits, so that all processors have work while the first is synced, and where the first
-/// takes long, `age` being its age so far.
-fn has_room(in_flight: usize, age: Duration, waiting_bytes: usize) -> bool {
-    in_flight == 0
-        || in_flight < MAX_ENTRIES_IN_FLIGHT && (age >= LONG_ROUND || waiting_bytes >= LARGE_ENTRY_BYTES)
+/// An entry in flight. However it ends, the next one takes its place.
+struct InFlight {
+    inner: Arc<Inner>,
+    proposed: Instant,
+    commands: usize,
 }
-
-/// An entry's place in flight. However it ends, the next one takes the place.
-struct InFlight(Arc<Inner>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.queue.lock().in_flight -= 1;
-        self.0.submit();
+        self.inner.queue.lock().pace.ended(Instant::now(), self.proposed, self.commands);
+        self.inner.submit();
     }
 }
 
@@ -221,20 +240,4 @@ fn not_in_time() -> Error {
 fn settle(proposal: Proposal, result: Result<Bytes, Error>) {
     // Whoever asked may have given up.
     let _ = proposal.reply.send(result);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_second_entry_goes_when_it_is_large_or_the_first_takes_long() {
-        let (now, long) = (Duration::ZERO, LONG_ROUND);
-        let large = LARGE_ENTRY_BYTES;
-        assert!(has_room(0, now, 1));
-        assert!(!has_room(1, now, large - 1));
-        assert!(has_room(1, long, 1));
-        assert!(has_room(1, now, large));
-        assert!(!has_room(MAX_ENTRIES_IN_FLIGHT, long, large));
-    }
 }

@@ -23,7 +23,7 @@ use tokio::{
 use self::{dispatch::Dispatcher, identity::Member, seen::Seen};
 use crate::{
     config::{self, Address, Role, Settings},
-    consensus::{host::Host, log_limits::LogLimits, machine::Shared},
+    consensus::{alarms::Timer, host::Host, log_limits::LogLimits, machine::Shared},
     error::Error,
     http,
     ids::{ClusterId, Epoch, NodeId},
@@ -251,8 +251,9 @@ fn build(
     let host = Host::new(store);
     let dispatcher = Arc::new(Dispatcher::default());
     let own_height = Arc::new(move || measured.height());
+    let timer = if network.is_some() { Timer::Tokio } else { Timer::Kernel };
     let (links, gone) = Links::over(network, me, dispatcher.clone(), own_height);
-    host.connect(links.clone());
+    host.connect(links.clone(), timer);
     let router = Router::new(host.clone(), links.clone(), dispatcher.clone());
     let node = Arc::new(Node {
         host,
