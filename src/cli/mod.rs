@@ -3,6 +3,7 @@
 //! Not here: anything that a program could not do as well with the library (`client`, `launcher`,
 //! `node`); here it is only asked for and shown.
 
+mod allocator;
 mod bench;
 mod coordinators;
 mod data;
@@ -70,10 +71,15 @@ enum Command {
 impl Command {
     fn default_log(&self) -> &'static str {
         match self {
-            // Their progress is told in lines of their own; openraft tells each step of an election.
-            Command::Coordinator(_) | Command::Worker(_) => "info,openraft=warn",
+            // Its progress is told in lines of its own; openraft tells each step of an election.
+            _ if self.is_node() => "info,openraft=warn",
             _ => "warn",
         }
+    }
+
+    /// Whether this process becomes a node.
+    fn is_node(&self) -> bool {
+        matches!(self, Command::Coordinator(_) | Command::Worker(_))
     }
 }
 
@@ -83,6 +89,9 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return misused(&error),
     };
+    if cli.command.is_node() {
+        allocator::keep_what_is_freed();
+    }
     let done =
         start_log(cli.log.as_deref().unwrap_or(cli.command.default_log())).and_then(|()| match cli.command {
             Command::Up(up) => up.run(),

@@ -36,6 +36,9 @@ async fn detached_until_every_shard_has_a_leader() {
         let log = node["log"].as_str().unwrap();
         assert!(fs::metadata(log).is_ok(), "{log}");
         assert!(fs::metadata(local.dir.path().join(format!("data/{role}-{port}"))).unwrap().is_dir());
+        let environment = fs::read(format!("/proc/{}/environ", node["pid"])).unwrap();
+        let keeps = |variable: &[u8]| variable.starts_with(b"MIMALLOC_PURGE_DELAY=");
+        assert!(environment.split(|byte| *byte == 0).any(keeps), "{node} keeps what is freed");
     }
     let shards = status["shards"].as_array().unwrap();
     assert_eq!(shards.len(), 4);
