@@ -1,6 +1,5 @@
 //! How long a node keeps memory that was freed. Left alone, mimalloc gives all of it back after a second, and it
-//! is faulted in again, page by small page, as the next memtable fills; what is kept stays on large pages, of
-//! which the processor misses fewer (docs/BENCHMARKS.md).
+//! is faulted in again, page by small page, as the next memtable fills (docs/BENCHMARKS.md).
 
 use std::{env, os::unix::process::CommandExt as _, process::Command};
 
