@@ -51,9 +51,7 @@ fn play(world: &mut World) -> Result<(), Failure> {
     assert_eq!(told, Ok(ClusterAnswer::Done));
     // Else the other one could have connected to this one, which has to notice that it is gone.
     world.crash(other, Crash::Killed, FOUND_MS)?;
-    for _ in 0..ANSWER_MS {
-        world.tick()?;
-    }
+    world.ticks(ANSWER_MS)?;
     let refused = ask(world, one, move |bare, deadline| async move {
         bare.links().connection(&Peer::Node(of_other), Lane::Main, deadline).await.map(drop)
     })?;

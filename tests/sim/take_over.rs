@@ -64,15 +64,11 @@ fn stop_meanwhile(world: &mut World) -> Result<(), Failure> {
     for dead in followers.into_iter().chain([leader]) {
         world.crash(dead, Crash::Killed, HEAL_MS)?;
     }
-    ticks(world, LATE_MS)?;
+    world.ticks(LATE_MS)?;
     let node = &world.nodes[left];
     let host = node.bare().expect("it is up").host().clone();
     node.handle().expect("it is up").spawn(async move { host.stop(shard).await });
-    ticks(world, LED_WITHIN_MS)
-}
-
-fn ticks(world: &mut World, ms: u64) -> Result<(), Failure> {
-    (0..ms).try_for_each(|_| world.tick())
+    world.ticks(LED_WITHIN_MS)
 }
 
 fn play(world: &mut World, seed: u64) -> Result<(), Failure> {

@@ -312,6 +312,11 @@ impl World {
         Ok(())
     }
 
+    /// So many ms.
+    pub(crate) fn ticks(&mut self, ms: u64) -> Result<(), Failure> {
+        (0..ms).try_for_each(|_| self.tick())
+    }
+
     /// Compares what the replicas have applied.
     pub(crate) fn look(&mut self) -> Result<(), Failure> {
         self.watch.applied(&self.nodes).map_err(Failure::Broken)
