@@ -1,7 +1,7 @@
 //! Opening a directory: the lock, the two RocksDB instances, the format version, the store's id.
 //!
-//! Layout: `LOCK`, `log/` (RocksDB, WAL on), `data/` (RocksDB, WAL off), `snapshot/` (files being
-//! received; emptied at open). The store's id is written to the lock file last when a store is made,
+//! Layout: `LOCK`, `wal/` (the log's WAL), `log/` and `data/` (RocksDB, without WALs of its own), `snapshot/`
+//! (files being received; emptied at open). The store's id is written to the lock file last when a store is made,
 //! so a crash in between leaves something that is recognised as unfinished and is made anew.
 
 use std::fs::{self, File, TryLockError};
@@ -9,24 +9,23 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rocksdb::{Cache, DB, Env, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{Cache, DB, Env, ReadOptions, WriteBatch};
 use uuid::Uuid;
 
 use crate::error::StoreError;
 use crate::keys::{DataKey, LogKey};
+use crate::log_files::LogFiles;
 use crate::options::{self, Options};
 
-/// The version of everything this crate writes. A directory of a newer version is not opened.
-pub const FORMAT: u8 = 1;
+/// The version of everything this crate writes. A directory of a newer version is not opened. In version 1 the
+/// log had RocksDB's WAL, from which RocksDB recovers by itself.
+pub const FORMAT: u8 = 2;
 
 /// Held locked; its content is the id of a store that was made whole.
 const LOCK_FILE: &str = "LOCK";
 
 const FORMAT_RECORD: &str = "store.format";
 const ID_RECORD: &str = "store.id";
-
-/// In the log: see [`crate::Store::height`]. u64, big-endian.
-pub(crate) const HEIGHT_RECORD: &str = "store.height";
 
 /// The directory of an instance inside its own memory environment. Only its name is used, but it
 /// must exist outside, too: the binding would create it there.
@@ -51,13 +50,15 @@ pub(crate) struct Engines {
 }
 
 impl Engines {
-    pub(crate) fn open(options: &Options) -> Result<Engines, StoreError> {
+    /// Also what the log's writer writes to.
+    pub(crate) fn open(options: &Options) -> Result<(Engines, LogFiles), StoreError> {
         let in_memory = options.dir.is_none();
         let dir = options.dir.clone().unwrap_or_else(memory_dir);
         let lock = if in_memory { None } else { Some(lock(&dir)?) };
         let (log_env, data_env) = if in_memory { (Some(memory()?), Some(memory()?)) } else { (None, None) };
         let part = |name| if in_memory { dir.clone() } else { dir.join(name) };
-        let (log_dir, data_dir, snapshot_dir) = (part("log"), part("data"), dir.join("snapshot"));
+        let (log_dir, data_dir, wal_dir, snapshot_dir) =
+            (part("log"), part("data"), dir.join("wal"), dir.join("snapshot"));
         let had_log = !in_memory && log_dir.join("CURRENT").exists();
         let had_data = !in_memory && data_dir.join("CURRENT").exists();
         // The name in the lock file is written last when a store is made: a part that is missing
@@ -77,17 +78,33 @@ impl Engines {
         let log_options = options::log(options, log_env.as_ref(), &cache)?;
         let data_options = options::data(options, data_env.as_ref(), &cache)?;
         let log = DB::open(&log_options, &log_dir).map_err(StoreError::engine("open the log"))?;
-        check_format(&log, LogKey::Meta(FORMAT_RECORD).encode(), &dir)?;
+        let format = check_format(&log, LogKey::Meta(FORMAT_RECORD).encode(), &dir)?;
         let data = DB::open(&data_options, &data_dir).map_err(StoreError::engine("open the data"))?;
         check_format(&data, DataKey::Meta(FORMAT_RECORD).encode(), &dir)?;
+        if format == Some(FORMAT) && !name.is_empty() && !wal_dir.exists() {
+            return Err(StoreError::Damaged { dir, what: "its part `wal` is missing".to_owned() });
+        }
+        if format.is_none() && wal_dir.exists() {
+            // The log was never made, or not to its end: nobody was promised anything.
+            fs::remove_dir_all(&wal_dir).map_err(StoreError::file("empty", &wal_dir))?;
+        }
+        let log = Arc::new(log);
+        let mut files = LogFiles::recover(log.clone(), (!in_memory).then_some(&wal_dir), options)?;
         let id = identify(&log, &data, &dir)?;
+        if format.is_some_and(|format| format < FORMAT) {
+            raise_format(&data, DataKey::Meta(FORMAT_RECORD).encode())?;
+            raise_format(&log, LogKey::Meta(FORMAT_RECORD).encode())?;
+        }
+        // Every opening is higher than all that was told before.
+        let opening = files.append(WriteBatch::default(), true)?;
+        files.insert(opening)?;
         if !name.is_empty() && name.trim_end() != id.to_string() {
             return Err(StoreError::Damaged { dir, what: "its parts are of another store".to_owned() });
         }
 
         if !in_memory {
             empty_dir(&snapshot_dir)?;
-            // The entries `log` and `data` of the directory itself.
+            // The entries `log`, `data` and `wal` of the directory itself.
             File::open(&dir).and_then(|file| file.sync_all()).map_err(StoreError::file("sync", &dir))?;
         }
         if let Some(lock) = &mut lock
@@ -96,36 +113,18 @@ impl Engines {
             let written = writeln!(lock, "{id}").and_then(|()| lock.sync_all());
             written.map_err(StoreError::file("write", &dir.join(LOCK_FILE)))?;
         }
-        Ok(Engines {
+        let engines = Engines {
             id,
-            log: Arc::new(log),
+            log,
             data: Arc::new(data),
             data_options: Arc::new(data_options),
             cache,
             snapshot_dir,
             in_memory,
             lock: lock.map(Arc::new),
-        })
-    }
-}
-
-/// Raises the store's height by one, durably: every opening is higher than all that was told before.
-pub(crate) fn climb(log: &DB) -> Result<u64, StoreError> {
-    let key = LogKey::Meta(HEIGHT_RECORD).encode();
-    let found = log.get(&key).map_err(StoreError::engine("read the store's height"))?;
-    let last =
-        match found {
-            None => 0,
-            Some(bytes) => u64::from_be_bytes(bytes.as_slice().try_into().map_err(|_| {
-                StoreError::Corrupt { what: "the store's height", reason: "it is not 8 bytes" }
-            })?),
         };
-    let height = last + 1;
-    let mut write = WriteOptions::default();
-    write.set_sync(true);
-    let written = log.put_opt(key, height.to_be_bytes(), &write);
-    written.map_err(StoreError::engine("write the store's height"))?;
-    Ok(height)
+        Ok((engines, files))
+    }
 }
 
 fn memory() -> Result<Env, StoreError> {
@@ -158,15 +157,29 @@ fn holds_any(db: &DB, from: &[u8], to: Vec<u8>) -> Result<bool, StoreError> {
     Ok(iter.valid())
 }
 
-fn check_format(db: &DB, key: Vec<u8>, dir: &Path) -> Result<(), StoreError> {
+/// The version of an instance; `None` if it is not made yet.
+fn check_format(db: &DB, key: Vec<u8>, dir: &Path) -> Result<Option<u8>, StoreError> {
     match db.get(key).map_err(StoreError::engine("read the format"))?.as_deref() {
-        None => Ok(()),
-        Some(&[found]) if found <= FORMAT => Ok(()),
+        None => Ok(None),
+        Some(&[found]) if found <= FORMAT => Ok(Some(found)),
         Some(&[found]) => Err(StoreError::NewerFormat { dir: dir.to_owned(), found, known: FORMAT }),
         Some(_) => {
             Err(StoreError::Damaged { dir: dir.to_owned(), what: "its format record is no number".into() })
         }
     }
+}
+
+/// From here on an older program refuses the directory: it would not look into the WAL.
+fn raise_format(db: &DB, key: Vec<u8>) -> Result<(), StoreError> {
+    let mut batch = WriteBatch::default();
+    batch.put(key, [FORMAT]);
+    write_to_file(db, batch).map_err(StoreError::engine("write the format"))
+}
+
+/// Durable on return.
+fn write_to_file(db: &DB, batch: WriteBatch) -> Result<(), rocksdb::Error> {
+    db.write_without_wal(batch)?;
+    db.flush()
 }
 
 /// The id of the store; a new one if there was none.
@@ -192,14 +205,11 @@ fn identify(log: &DB, data: &DB, dir: &Path) -> Result<Uuid, StoreError> {
     let mut batch = WriteBatch::default();
     batch.put(DataKey::Meta(FORMAT_RECORD).encode(), [FORMAT]);
     batch.put(DataKey::Meta(ID_RECORD).encode(), id.as_bytes());
-    data.write_without_wal(batch).map_err(StoreError::engine("write the store's id"))?;
-    data.flush().map_err(StoreError::engine("write the store's id"))?;
+    write_to_file(data, batch).map_err(StoreError::engine("write the store's id"))?;
     let mut batch = WriteBatch::default();
     batch.put(LogKey::Meta(FORMAT_RECORD).encode(), [FORMAT]);
     batch.put(LogKey::Meta(ID_RECORD).encode(), id.as_bytes());
-    let mut write = WriteOptions::default();
-    write.set_sync(true);
-    log.write_opt(batch, &write).map_err(StoreError::engine("write the store's id"))?;
+    write_to_file(log, batch).map_err(StoreError::engine("write the store's id"))?;
     Ok(id)
 }
 

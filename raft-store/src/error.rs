@@ -135,7 +135,10 @@ impl StoreError {
         move |error| StoreError::Engine { verb, reason: error.into_string() }
     }
 
-    pub(crate) fn file(verb: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> StoreError {
+    pub(crate) fn file(
+        verb: &'static str,
+        path: &std::path::Path,
+    ) -> impl FnOnce(io::Error) -> StoreError + use<> {
         let path = path.to_owned();
         move |error| StoreError::File { verb, path, reason: error.to_string() }
     }

@@ -1,7 +1,8 @@
 //! Durable storage for many openraft groups in one process, over RocksDB.
 //!
 //! One [`Store`] holds two RocksDB instances that all groups share: the *log* (entries, votes,
-//! committed pointers, purge points; with a WAL) and the *data* (the applied state; without one).
+//! committed pointers, purge points; behind a write-ahead log of this crate) and the *data* (the applied state;
+//! without one).
 //! A group is a number. [`Store::log`] and [`Store::machine`] give what openraft wants of it;
 //! [`Machine`] is what the program provides.
 //!
@@ -53,6 +54,7 @@ mod health;
 mod keys;
 mod load;
 mod log;
+mod log_files;
 mod logs;
 mod machine;
 mod options;
@@ -63,6 +65,7 @@ mod storage;
 mod store;
 mod txn;
 pub mod types;
+mod wal;
 mod writer;
 
 pub use chunk::{CHUNK_BYTES, CHUNK_HEADER_BYTES, Chunk, Position};

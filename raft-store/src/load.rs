@@ -104,7 +104,7 @@ fn bounds(db: &DB, group: u64) -> Result<Option<(u64, LogId)>, StoreError> {
     Ok(Some((first, entry::decode_entry_log_id(last)?)))
 }
 
-/// Deletes the entries up to `upto`. Not synced: if it is lost, the next open does it again.
+/// Deletes the entries up to `upto`. Only in memory at first: if it is lost, the next open does it again.
 fn delete_entries(db: &DB, group: u64, upto: u64) -> Result<(), StoreError> {
     let mut iter = entries(db, 0, group);
     iter.seek_to_first();
@@ -119,5 +119,5 @@ fn delete_entries(db: &DB, group: u64, upto: u64) -> Result<(), StoreError> {
     };
     let mut batch = WriteBatch::default();
     batch.delete_range(LogKey::Entry(group, 0).encode(), end);
-    db.write(batch).map_err(StoreError::engine("write the log"))
+    db.write_without_wal(batch).map_err(StoreError::engine("write the log"))
 }

@@ -66,6 +66,11 @@ impl Options {
     pub fn in_memory() -> Options {
         Options::default()
     }
+
+    /// Bytes of the WAL at which the log's memtables are flushed, full or not, so that it can be written over.
+    pub(crate) fn wal_max_bytes(&self) -> u64 {
+        2 * self.log_memtable_bytes.max(MEMTABLE_MIN_BYTES) as u64
+    }
 }
 
 /// Smallest block cache, in bytes.
@@ -102,13 +107,12 @@ pub(crate) fn log(
 ) -> Result<rocksdb::Options, StoreError> {
     // A group's entries come in order: the place of the next one is found from that of the last.
     let hint = format!("memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.{LOG_PREFIX_BYTES}");
-    let mut opts = base(options, env, cache, options.log_memtable_bytes, &hint)?;
-    // Acknowledged entries may be missing behind a damaged record in the middle of the WAL: the
-    // default (point in time) would drop them silently. Only an unfinished record at the very end,
-    // which nobody was told about, may be cut off.
+    // What is not in a file at a stop is in the WAL.
+    let further = format!("avoid_flush_during_shutdown=true;{hint}");
+    let mut opts = base(options, env, cache, options.log_memtable_bytes, &further)?;
+    // Of a store of format 1, which had RocksDB's WAL. Acknowledged entries may be missing behind a damaged record
+    // in its middle, which the default (point in time) would drop silently.
     opts.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-    opts.set_manual_wal_flush(false);
-    opts.set_max_total_wal_size((2 * options.log_memtable_bytes.max(MEMTABLE_MIN_BYTES)) as u64);
     opts.set_compression_per_level(&UPPER_LEVELS_PLAIN);
     opts.set_level_zero_file_num_compaction_trigger(LOG_L0_FILES);
     Ok(opts)

@@ -7,12 +7,12 @@ use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use rocksdb::{DB, statistics::Ticker};
+use rocksdb::{DB, WriteBatch, statistics::Ticker};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::data::Data;
-use crate::db::{self, Engines};
+use crate::db::Engines;
 use crate::error::StoreError;
 use crate::health::Health;
 use crate::keys::{LogKey, TOMBSTONE_DONE};
@@ -66,23 +66,19 @@ impl Drop for Inner {
 impl Store {
     /// Opens the directory, or makes a new store there. Finishes what a crash cut short. Blocks.
     pub fn open(options: Options) -> Result<Store, StoreError> {
-        let engines = Engines::open(&options)?;
+        let (engines, files) = Engines::open(&options)?;
         let health = Arc::new(Health::new());
         let (groups, pending) = load::load(&engines.log)?;
         let data = Arc::new(Data::open(engines.data.clone(), health.clone(), engines.lock.clone())?);
         for id in pending {
             data.drop_group(id)?;
-            let done = engines.log.put(LogKey::Tombstone(id).encode(), TOMBSTONE_DONE);
-            done.map_err(StoreError::engine("write the log"))?;
+            // If it is lost, the next open does it again.
+            let mut batch = WriteBatch::default();
+            batch.put(LogKey::Tombstone(id).encode(), TOMBSTONE_DONE);
+            engines.log.write_without_wal(batch).map_err(StoreError::engine("write the log"))?;
         }
-        let opened_at = db::climb(&engines.log)?;
-        let writer = Writer::start(
-            engines.log.clone(),
-            options.queue_bytes,
-            opened_at,
-            health.clone(),
-            options.stepped,
-        )?;
+        let opened_at = files.last();
+        let writer = Writer::start(files, options.queue_bytes, health.clone(), options.stepped)?;
         let logs = Logs::new(groups, options.log_tail_bytes);
         let log_db = engines.log.clone();
         let lifecycle = Mutex::new(());
@@ -95,10 +91,9 @@ impl Store {
         self.inner.engines.id
     }
 
-    /// A count in the log that rises with every opening, and with every sync of something that a group
-    /// has written: as high as the disk is known to have it. What was told of a vote or an entry was so
-    /// at a height that can be read by then. A directory that is opened no higher than somebody has
-    /// read it before has gone back to an earlier state.
+    /// The number of the last batch of the log that is known to be on the disk. It rises with every opening, and
+    /// with every sync: what was told of a vote or an entry was so at a height that can be read by then. A
+    /// directory that is opened no higher than somebody has read it before has gone back to an earlier state.
     pub fn height(&self) -> u64 {
         self.inner.writer.height()
     }

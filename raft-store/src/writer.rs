@@ -8,7 +8,8 @@
 //! Invariants:
 //! - One FIFO for all operations of all groups, so an operation is never durable without those of
 //!   its group that came before it.
-//! - A callback runs only after the sync of the batch that holds its operation. After a failed
+//! - A callback runs only after the sync of the batch that holds its operation; that of entries even before
+//!   RocksDB has the batch, as until then they are read from the log's tail. After a failed
 //!   batch every callback, then and later, gets the error (a later success would imply the earlier
 //!   one), and the thread ends.
 //! - Purges and committed pointers never cause a sync. They go with the next batch that does, or,
@@ -17,8 +18,8 @@
 //!   as the entries.
 //! - A committed pointer is never in the log without the entry it names: otherwise openraft would
 //!   refuse to start.
-//! - The store's height rises in the batch that it counts, and can be read only after the sync of
-//!   that batch and before its callbacks: whoever tells of a vote or an entry can tell the height.
+//! - The store's height is the number of the last batch that was synced. It can be read only after that
+//!   sync and before its callbacks: whoever tells of a vote or an entry can tell the height.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,15 +30,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use openraft::storage::IOFlushed;
 use parking_lot::{Condvar, Mutex};
-use rocksdb::{DB, WriteBatch, WriteOptions};
+use rocksdb::WriteBatch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::db::HEIGHT_RECORD;
 use crate::entry;
 use crate::error::StoreError;
 use crate::health::Health;
 use crate::keys::{LogKey, TOMBSTONE_DONE, TOMBSTONE_PENDING};
 use crate::log::{Committed, LogGroup};
+use crate::log_files::LogFiles;
 use crate::stats::Counters;
 use crate::types::{LogId, TypeConfig, Vote};
 
@@ -155,14 +156,15 @@ struct Queue {
 
 /// The queue of the writer thread. Shared by all groups.
 pub(crate) struct Writer {
-    db: Arc<DB>,
+    /// Locked by whoever writes: the thread, or in its place [`Writer::step`].
+    log: Mutex<LogFiles>,
     queue: Mutex<Queue>,
     arrived: Condvar,
     room: Arc<Semaphore>,
     room_bytes: usize,
     health: Arc<Health>,
     pub(crate) counters: Counters,
-    /// As it is on the disk. Only the thread writes it.
+    /// Number of the last batch that was synced.
     height: AtomicU64,
     /// For [`Writer::sync_pending_since`].
     epoch: Instant,
@@ -175,15 +177,15 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn start(
-        db: Arc<DB>,
+        log: LogFiles,
         queue_bytes: usize,
-        height: u64,
         health: Arc<Health>,
         stepped: bool,
     ) -> Result<Arc<Writer>, StoreError> {
         let room_bytes = queue_bytes.clamp(QUEUE_MIN_BYTES, QUEUE_MAX_BYTES);
+        let height = log.last();
         let writer = Arc::new(Writer {
-            db,
+            log: Mutex::new(log),
             queue: Mutex::default(),
             arrived: Condvar::new(),
             room: Arc::new(Semaphore::new(room_bytes)),
@@ -332,10 +334,10 @@ impl Writer {
         Some((ops, if is_due { std::mem::take(&mut queue.committed) } else { Vec::new() }))
     }
 
-    fn write(&self, ops: &[Op], committed: Vec<Arc<LogGroup>>) -> Result<(), StoreError> {
+    fn write(&self, ops: &mut [Op], committed: Vec<Arc<LogGroup>>) -> Result<(), StoreError> {
         self.health.check()?;
         let mut batch = WriteBatch::with_capacity_bytes(ops.iter().map(Op::bytes).sum());
-        for op in ops {
+        for op in ops.iter() {
             put(op, &mut batch);
         }
         let mut later = Vec::new();
@@ -366,27 +368,26 @@ impl Writer {
         }
 
         let sync = ops.iter().any(|op| !op.done.is_lazy());
-        let height = self.height.load(Ordering::Relaxed) + 1;
-        // Records of the program promise nothing to others.
-        let climbs = sync && ops.iter().any(|op| op.group.is_some());
-        if climbs {
-            batch.put(LogKey::Meta(HEIGHT_RECORD).encode(), height.to_be_bytes());
-        }
-        let mut options = WriteOptions::default();
-        options.set_sync(sync);
         let began = Instant::now();
         if sync {
             let micros = began.duration_since(self.epoch).as_micros() as u64;
             self.sync_began.store(micros + 1, Ordering::Release);
         }
         let bytes = batch.size_in_bytes();
-        let result = self.db.write_opt(batch, &options).map_err(StoreError::engine("write the log"));
+        let mut log = self.log.lock();
+        let appended = log.append(batch, sync);
         self.sync_began.store(0, Ordering::Release);
-        if climbs && result.is_ok() {
-            self.height.store(height, Ordering::Release);
+        if sync && appended.is_ok() {
+            self.height.store(log.last(), Ordering::Release);
         }
         self.counters.wrote(ops, bytes, sync.then(|| began.elapsed()));
-        self.health.guard(result)
+        let appended = self.health.guard(appended)?;
+        for op in ops {
+            if let Done::Flushed(_) = op.done {
+                std::mem::replace(&mut op.done, Done::Lazy).run(Ok(()));
+            }
+        }
+        self.health.guard(log.insert(appended))
     }
 
     fn complete(&self, op: Op, result: Result<(), StoreError>) {

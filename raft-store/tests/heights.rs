@@ -14,7 +14,7 @@ use crate::common::{Kv, append, append_later, apply_from_log, log_id, open, put,
 mod common;
 
 #[tokio::test]
-async fn it_rises_with_every_promise_and_with_nothing_else() {
+async fn it_rises_with_every_promise_and_not_without_a_sync() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path());
     let (mut log, mut machine) = (store.log(1), store.machine(1, Kv::default()).unwrap());
@@ -40,7 +40,6 @@ async fn it_rises_with_every_promise_and_with_nothing_else() {
     while store.stats().batches_total == batches {
         tokio::task::yield_now().await;
     }
-    store.set_meta("name", b"value").unwrap();
     assert_eq!(store.height(), last);
     drop((log, machine));
     store.drop_group(1).unwrap();
@@ -54,11 +53,13 @@ async fn it_rises_with_every_promise_and_with_nothing_else() {
 async fn it_is_up_before_anybody_is_told() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path());
-    let mut log = store.log(1);
+    let (mut log, mut told) = (store.log(1), store.height());
     for index in 1..=200 {
         let done = append_later(&mut log, vec![put(1, index, "k", "v")]).await.unwrap();
         done.await.unwrap().unwrap();
-        assert_eq!(store.height(), 1 + index);
+        // It may have counted a batch that nobody waits for.
+        assert!(store.height() > told);
+        told = store.height();
     }
 }
 
@@ -80,7 +81,7 @@ async fn every_opening_is_higher_than_all_that_was_before() {
         let store = opened("again");
         let (mut log, mut machine) = (store.log(round), store.machine(round, Kv::default()).unwrap());
         log.save_vote(&vote(1, 1)).await.unwrap();
-        // More than the log's memtables hold: the WALs of what comes first are flushed and gone.
+        // More than the log's memtables hold: what comes first is flushed, and its place in the WAL written over.
         for start in (1..=600).step_by(100) {
             let value = "v".repeat(10_000);
             append(&mut log, (start..start + 100).map(|n| put(1, n, "k", &value)).collect()).await.unwrap();

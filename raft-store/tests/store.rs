@@ -134,10 +134,66 @@ fn rocksdb_does_not_resume_by_itself() {
     for part in ["log", "data"] {
         let options = newest(&dir.path().join(part), "OPTIONS-");
         assert!(options.contains("max_bgerror_resume_count=0\n"), "{part}: {options}");
-        assert!(options.contains("manual_wal_flush=false\n"));
     }
     let options = newest(&dir.path().join("log"), "OPTIONS-");
     assert!(options.contains("wal_recovery_mode=kTolerateCorruptedTailRecords\n"), "{options}");
+}
+
+/// Format 1 had RocksDB's own WAL.
+#[tokio::test]
+async fn a_store_of_format_1_is_opened_and_raised() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    append(&mut store.log(1), vec![put(1, 1, "k", "v")]).await.unwrap();
+    let (id, height) = (store.id(), store.height());
+    drop(store);
+    // Moves what is in the WAL into files, and makes it a store without one, with a vote in RocksDB's WAL.
+    drop(open(dir.path()));
+    drop(open(dir.path()));
+    fs::remove_dir_all(dir.path().join("wal")).unwrap();
+    for part in ["log", "data"] {
+        let db = rocksdb::DB::open(&rocksdb::Options::default(), dir.path().join(part)).unwrap();
+        db.put(b"\0store.format", [1]).unwrap();
+        if part == "log" {
+            let mut vote = b"\x01".to_vec();
+            vote.extend(7u64.to_be_bytes());
+            db.put(vote, [3, 2, 0]).unwrap();
+        }
+    }
+    let store = open(dir.path());
+    assert_eq!(store.id(), id);
+    assert!(store.opened_at() > height);
+    assert_eq!(store.log(1).get_log_state().await.unwrap().last_log_id, Some(log_id(1, 1)));
+    assert_eq!(store.vote(7), Some(vote(3, 2)));
+    drop(store);
+    let db = rocksdb::DB::open(&rocksdb::Options::default(), dir.path().join("log")).unwrap();
+    assert_eq!(db.get(b"\0store.format").unwrap().unwrap(), [FORMAT]);
+}
+
+#[tokio::test]
+async fn a_wal_that_is_missing_or_damaged_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    for index in 1..=20 {
+        append(&mut store.log(1), vec![put(1, index, "k", "v")]).await.unwrap();
+    }
+    drop(store);
+    let wal = dir.path().join("wal");
+    let segment = wal.join(format!("{:020}.wal", 1));
+    let whole = fs::read(&segment).unwrap();
+    let mut damaged = whole.clone();
+    damaged[500] ^= 1;
+    fs::write(&segment, damaged).unwrap();
+    let error = Store::open(Options::at(dir.path())).err().unwrap();
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains("empty directory"), "{error}");
+    fs::rename(&wal, dir.path().join("lost")).unwrap();
+    assert!(matches!(Store::open(Options::at(dir.path())), Err(StoreError::Damaged { .. })));
+    // Nothing was lost by looking.
+    fs::rename(dir.path().join("lost"), &wal).unwrap();
+    fs::write(&segment, whole).unwrap();
+    let store = open(dir.path());
+    assert_eq!(store.log(1).get_log_state().await.unwrap().last_log_id, Some(log_id(1, 20)));
 }
 
 fn newest(dir: &Path, prefix: &str) -> String {
@@ -331,9 +387,16 @@ async fn a_large_apply_call_is_written_in_parts() {
     assert_eq!(cells(&store.reader(1)).len(), 9);
 }
 
-/// RocksDB's own files are replaced by directories, so that no new WAL or table can be made.
+/// Either no table can be made of what is in memory, or the WAL cannot go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_write_is_the_last() {
+    for part in ["log", "wal"] {
+        no_write_follows_a_failed_one(part).await;
+    }
+}
+
+/// The names of the next files are taken by directories, so that none can be made.
+async fn no_write_follows_a_failed_one(part: &str) {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path());
     let mut failed = store.failed();
@@ -341,13 +404,13 @@ async fn a_failed_write_is_the_last() {
     for log in &mut logs {
         append(log, vec![put(1, 1, "k", "v")]).await.unwrap();
     }
-    block_new_files(&dir.path().join("log"));
-    // Fills memtables until one must be flushed, and a new WAL begun.
+    block_new_files(&dir.path().join(part));
+    // Fills memtables until one must be flushed, and the WAL goes on in the next file.
     let value = "v".repeat(256 << 10);
     let mut index = 1;
     let error = loop {
         index += 1;
-        assert!(index < 500, "RocksDB did not notice");
+        assert!(index < 500, "nobody noticed");
         let mut waits = Vec::new();
         let mut error = None;
         for log in &mut logs {
@@ -407,8 +470,8 @@ fn block_new_files(dir: &Path) {
     });
     let next = numbers.max().unwrap() + 1;
     for number in next..next + 200 {
-        for extension in ["log", "sst"] {
-            fs::create_dir(dir.join(format!("{number:06}.{extension}"))).unwrap();
+        for name in [format!("{number:06}.log"), format!("{number:06}.sst"), format!("{number:020}.wal")] {
+            fs::create_dir(dir.join(name)).unwrap();
         }
     }
 }

@@ -6,15 +6,15 @@
 //! directory with what survives, and the node's next life opens that one; what the old store still does
 //! while it is closed (RocksDB then flushes memtables) goes into a directory that nobody reads again.
 //!
-//! What survives of the log instance is its files and, of each WAL, a prefix: all of it where only the
-//! process was killed, for the kernel has it; without power, at least what was there at the last sync, and
-//! by chance some bytes more, which seldom end where a record ends. Of the data instance its files
-//! survive: it has no WAL, and what was not flushed is lost.
+//! What survives of the two instances is their files; what was not flushed is lost. Of the WAL, before the log
+//! instance, a prefix survives: all of it where only the process was killed, for the kernel has it; without power,
+//! at least what was there at the last sync, and by chance some bytes more, which seldom end where a record ends.
 //!
 //! A disk that lies counts as synced only what was synced some time ago.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    cmp::Ordering,
+    collections::VecDeque,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -41,8 +41,8 @@ const LAZY_MS: u64 = 100;
 /// Attempts to copy a directory in which RocksDB is just deleting files.
 const COPY_ATTEMPTS: u32 = 200;
 
-/// Lengths of the log instance's WAL files.
-type Lengths = BTreeMap<String, u64>;
+/// A place in the WAL: the number of a file, and bytes in it.
+type Place = (u64, u64);
 
 pub(crate) struct Disk {
     base: PathBuf,
@@ -58,8 +58,8 @@ pub(crate) struct Disk {
     lies_ms: u64,
     /// Syncs of this life that were noted.
     syncs: u64,
-    /// What was there after each sync.
-    synced: VecDeque<(u64, Lengths)>,
+    /// Where the WAL ended after each sync.
+    synced: VecDeque<(u64, Place)>,
 }
 
 impl Disk {
@@ -89,7 +89,7 @@ impl Disk {
         self.synced.clear();
         self.syncs = store.pending().syncs;
         // An open is long past before anybody relies on it, even on a disk that lies.
-        self.synced.push_back((now.saturating_sub(self.lies_ms), self.lengths()));
+        self.synced.push_back((now.saturating_sub(self.lies_ms), store.pending().wal_end));
         Ok(store)
     }
 
@@ -125,16 +125,10 @@ impl Disk {
         if std::mem::replace(&mut self.syncs, store.pending().syncs) == self.syncs {
             return;
         }
-        let lengths = self.lengths();
-        self.synced.push_back((now, lengths));
+        self.synced.push_back((now, store.pending().wal_end));
         while self.synced.get(1).is_some_and(|(at, _)| at + self.lies_ms <= now) {
             self.synced.pop_front();
         }
-    }
-
-    fn lengths(&self) -> Lengths {
-        let files = list(&self.dir().join("log")).unwrap_or_default();
-        files.into_iter().filter(|(name, _)| name.ends_with(".log")).collect()
     }
 
     /// Makes the directory of the next life. The node's tasks are gone; its store is still open.
@@ -143,21 +137,36 @@ impl Disk {
         while self.synced.get(1).is_some_and(|(at, _)| at + self.lies_ms <= now) {
             self.synced.pop_front();
         }
-        let durable = self.synced.front().map(|(_, lengths)| lengths.clone()).unwrap_or_default();
+        let durable = self.synced.front().map_or((0, 0), |(_, place)| *place);
         let old = self.dir();
         self.life += 1;
         let new = self.dir();
-        let mut keep = |name: &str, length: u64| {
-            if crash == Crash::Killed || !name.ends_with(".log") {
-                return length;
-            }
-            let least = durable.get(name).copied().unwrap_or(0).min(length);
-            if self.rng.random_bool(0.5) { least } else { self.rng.random_range(least..=length) }
-        };
         fs::create_dir_all(&new)?;
         fs::copy(old.join("LOCK"), new.join("LOCK"))?;
-        copy(&old.join("log"), &new.join("log"), &mut keep)?;
-        copy(&old.join("data"), &new.join("data"), &mut |_, length| length)
+        for part in ["log", "data", "wal"] {
+            copy(&old.join(part), &new.join(part))?;
+        }
+        if crash == Crash::Unpowered {
+            self.cut(&new.join("wal"), durable)?;
+        }
+        Ok(())
+    }
+
+    /// Takes from a WAL what may be lost behind a place.
+    fn cut(&mut self, wal: &Path, durable: Place) -> io::Result<()> {
+        for (name, length) in list(wal)? {
+            let Some(number) = name.strip_suffix(".wal").and_then(|number| number.parse::<u64>().ok()) else {
+                continue;
+            };
+            let least = match number.cmp(&durable.0) {
+                Ordering::Less => continue,
+                Ordering::Equal => durable.1.min(length),
+                Ordering::Greater => 0,
+            };
+            let kept = if self.rng.random_bool(0.5) { least } else { self.rng.random_range(least..=length) };
+            fs::File::options().write(true).open(wal.join(&name))?.set_len(kept)?;
+        }
+        Ok(())
     }
 
     /// Removes the directories of earlier lives, whose stores are closed.
@@ -182,23 +191,15 @@ fn list(dir: &Path) -> io::Result<Vec<(String, u64)>> {
     Ok(files)
 }
 
-/// Copies a RocksDB instance, each file as far as `keep` says. A compaction may be replacing files
-/// meanwhile: then it is done again, so that the copy is of one moment.
-fn copy(from: &Path, to: &Path, keep: &mut dyn FnMut(&str, u64) -> u64) -> io::Result<()> {
+/// Copies a directory. A compaction may be replacing files meanwhile: then it is done again, so that the copy is of one
+/// moment.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let mut last = io::Error::other("it never stood still");
     for _ in 0..COPY_ATTEMPTS {
         fs::create_dir_all(to)?;
         match copy_once(from, to) {
-            Ok(Some(files)) => {
-                for (name, length) in files {
-                    let kept = keep(&name, length);
-                    if kept < length {
-                        fs::File::options().write(true).open(to.join(&name))?.set_len(kept)?;
-                    }
-                }
-                return Ok(());
-            }
-            Ok(None) => {}
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
             Err(error) => last = error,
         }
         fs::remove_dir_all(to)?;
@@ -207,8 +208,8 @@ fn copy(from: &Path, to: &Path, keep: &mut dyn FnMut(&str, u64) -> u64) -> io::R
     Err(last)
 }
 
-/// The files copied; `None` where they were not the same before and after.
-fn copy_once(from: &Path, to: &Path) -> io::Result<Option<Vec<(String, u64)>>> {
+/// False where the files were not the same before and after.
+fn copy_once(from: &Path, to: &Path) -> io::Result<bool> {
     let before = list(from)?;
     for (name, _) in &before {
         if name.ends_with(".sst") {
@@ -218,5 +219,5 @@ fn copy_once(from: &Path, to: &Path) -> io::Result<Option<Vec<(String, u64)>>> {
             fs::copy(from.join(name), to.join(name))?;
         }
     }
-    Ok((list(from)? == before).then_some(before))
+    Ok(list(from)? == before)
 }

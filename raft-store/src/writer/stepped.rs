@@ -17,6 +17,8 @@ pub struct Pending {
     pub lazy: usize,
     /// Syncs so far. Some are made without a step: whoever blocks until a write is done does it itself.
     pub syncs: u64,
+    /// Where the WAL ends: the number of its last file, and bytes in that.
+    pub wal_end: (u64, u64),
 }
 
 impl Writer {
@@ -25,7 +27,7 @@ impl Writer {
             let queue = self.queue.lock();
             (queue.urgent, queue.ops.len() - queue.urgent + queue.committed.len())
         };
-        Pending { urgent, lazy, syncs: self.counters.syncs() }
+        Pending { urgent, lazy, syncs: self.counters.syncs(), wal_end: self.log.lock().end() }
     }
 
     /// Writes what waits, at most `most` operations, in the order in which they came. True if that was
