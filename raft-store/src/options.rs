@@ -81,6 +81,11 @@ pub(crate) const CACHE_MIN_BYTES: usize = MIB;
 const MEMTABLES: usize = 2;
 /// Smallest memtable, in bytes: below it RocksDB would flush all the time.
 const MEMTABLE_MIN_BYTES: usize = MIB;
+/// A memtable grows by such a part of it, and by no more than this. RocksDB's default is an eighth and 1 MiB, which
+/// the kernel mostly backs by pages of 4 KiB; most of 8 MiB it can back by pages of 2 MiB, and walking a memtable is
+/// bound by how addresses are translated.
+const MEMTABLE_PIECES: usize = 6;
+const MEMTABLE_PIECE_BYTES: usize = 8 * MIB;
 /// Files of level 0 at which writers are slowed down, then stopped. Far above the compaction
 /// triggers: a slow compaction costs readers a little, a slowed writer stalls a runtime thread.
 const L0_SLOWDOWN_FILES: i32 = 48;
@@ -166,7 +171,9 @@ fn base(
     // Writers must hardly ever stall, as they run on threads that serve others: room for another
     // memtable while one is flushed, distant limits for level 0, none for pending compaction, and dirty pages
     // written out continuously instead of all at once.
-    opts.set_write_buffer_size((memtable_bytes / MEMTABLES).max(MEMTABLE_MIN_BYTES));
+    let memtable_bytes = (memtable_bytes / MEMTABLES).max(MEMTABLE_MIN_BYTES);
+    opts.set_write_buffer_size(memtable_bytes);
+    opts.set_arena_block_size((memtable_bytes / MEMTABLE_PIECES).min(MEMTABLE_PIECE_BYTES));
     opts.set_max_write_buffer_number(MEMTABLES as i32);
     opts.set_level_zero_slowdown_writes_trigger(L0_SLOWDOWN_FILES);
     opts.set_level_zero_stop_writes_trigger(L0_STOP_FILES);
