@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// waits for it waits for followers too, whose syncs are gathered the same way; so on a busy machine
 /// the wait is won back. Behind a sync of one operation alone nobody waits. (PostgreSQL has the same as `commit_delay`
 /// and `commit_siblings`; docs/BENCHMARKS.md has what it brings.)
-const LINGER_SYNCS: u32 = 4;
+const LINGER_SYNCS: u32 = 3;
 const LINGER_MAX: Duration = Duration::from_millis(2);
 
 /// When to sync next.
