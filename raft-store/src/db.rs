@@ -16,6 +16,7 @@ use crate::error::StoreError;
 use crate::keys::{DataKey, LogKey};
 use crate::log_files::LogFiles;
 use crate::options::{self, Options};
+use crate::wal::Remains;
 
 /// The version of everything this crate writes. A directory of a newer version is not opened. In version 1 the
 /// log had RocksDB's WAL, from which RocksDB recovers by itself.
@@ -57,8 +58,7 @@ impl Engines {
         let lock = if in_memory { None } else { Some(lock(&dir)?) };
         let (log_env, data_env) = if in_memory { (Some(memory()?), Some(memory()?)) } else { (None, None) };
         let part = |name| if in_memory { dir.clone() } else { dir.join(name) };
-        let (log_dir, data_dir, wal_dir, snapshot_dir) =
-            (part("log"), part("data"), dir.join("wal"), dir.join("snapshot"));
+        let (log_dir, data_dir, snapshot_dir) = (part("log"), part("data"), dir.join("snapshot"));
         let had_log = !in_memory && log_dir.join("CURRENT").exists();
         let had_data = !in_memory && data_dir.join("CURRENT").exists();
         // The name in the lock file is written last when a store is made: a part that is missing
@@ -81,31 +81,36 @@ impl Engines {
         let format = check_format(&log, LogKey::Meta(FORMAT_RECORD).encode(), &dir)?;
         let data = DB::open(&data_options, &data_dir).map_err(StoreError::engine("open the data"))?;
         check_format(&data, DataKey::Meta(FORMAT_RECORD).encode(), &dir)?;
-        if format == Some(FORMAT) && !name.is_empty() && !wal_dir.exists() {
-            return Err(StoreError::Damaged { dir, what: "its part `wal` is missing".to_owned() });
+        if format.is_none() && !name.is_empty() {
+            return Err(StoreError::Damaged { dir, what: "its part `log` is empty".to_owned() });
         }
-        if format.is_none() && wal_dir.exists() {
-            // The log was never made, or not to its end: nobody was promised anything.
-            fs::remove_dir_all(&wal_dir).map_err(StoreError::file("empty", &wal_dir))?;
-        }
-        let log = Arc::new(log);
-        let mut files = LogFiles::recover(log.clone(), (!in_memory).then_some(&wal_dir), options)?;
         let id = identify(&log, &data, &dir)?;
-        if format.is_some_and(|format| format < FORMAT) {
-            raise_format(&data, DataKey::Meta(FORMAT_RECORD).encode())?;
-            raise_format(&log, LogKey::Meta(FORMAT_RECORD).encode())?;
-        }
-        // Every opening is higher than all that was told before.
-        let opening = files.append(WriteBatch::default(), true)?;
-        files.insert(opening)?;
         if !name.is_empty() && name.trim_end() != id.to_string() {
             return Err(StoreError::Damaged { dir, what: "its parts are of another store".to_owned() });
         }
-
+        let log = Arc::new(log);
+        let files = if in_memory {
+            LogFiles::in_memory(log.clone())
+        } else {
+            let wal_dir = dir.join("wal");
+            if format.is_none() && wal_dir.exists() {
+                // The log was never made, or not to its end: nobody was promised anything.
+                fs::remove_dir_all(&wal_dir).map_err(StoreError::file("empty", &wal_dir))?;
+            }
+            let remains = Remains::find(&wal_dir)?;
+            if format == Some(FORMAT) && !name.is_empty() && remains.is_empty() {
+                return Err(StoreError::Damaged { dir, what: "its part `wal` is missing".to_owned() });
+            }
+            LogFiles::recover(log.clone(), remains, options)?
+        };
         if !in_memory {
             empty_dir(&snapshot_dir)?;
             // The entries `log`, `data` and `wal` of the directory itself.
             File::open(&dir).and_then(|file| file.sync_all()).map_err(StoreError::file("sync", &dir))?;
+        }
+        if format.is_some_and(|format| format < FORMAT) {
+            raise_format(&data, DataKey::Meta(FORMAT_RECORD).encode())?;
+            raise_format(&log, LogKey::Meta(FORMAT_RECORD).encode())?;
         }
         if let Some(lock) = &mut lock
             && name.is_empty()

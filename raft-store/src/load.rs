@@ -11,10 +11,12 @@ use crate::entry;
 use crate::error::StoreError;
 use crate::keys::{LogKey, TOMBSTONE_DONE};
 use crate::log::Loaded;
+use crate::log_files::LogFiles;
 use crate::types::LogId;
 
 /// The groups of the log, and those whose drop was cut short.
-pub(crate) fn load(db: &DB) -> Result<(BTreeMap<u64, Loaded>, Vec<u64>), StoreError> {
+pub(crate) fn load(files: &mut LogFiles) -> Result<(BTreeMap<u64, Loaded>, Vec<u64>), StoreError> {
+    let db = files.db();
     let mut groups = BTreeMap::<u64, Loaded>::new();
     let mut pending = Vec::new();
     let mut read = ReadOptions::default();
@@ -44,16 +46,21 @@ pub(crate) fn load(db: &DB) -> Result<(BTreeMap<u64, Loaded>, Vec<u64>), StoreEr
     }
     iter.status().map_err(StoreError::engine("read the log"))?;
 
+    drop(iter);
+
     for id in groups_with_entries(db)? {
         groups.entry(id).or_default();
     }
     for id in &pending {
-        delete_entries(db, *id, u64::MAX)?;
+        delete_entries(files, *id, u64::MAX)?;
     }
-    for (id, loaded) in &mut groups {
+    for (id, loaded) in &groups {
         if let Some(purged) = &loaded.purged {
-            delete_entries(db, *id, purged.index)?;
+            delete_entries(files, *id, purged.index)?;
         }
+    }
+    let db = files.db();
+    for (id, loaded) in &mut groups {
         loaded.entries = bounds(db, *id)?;
         if let (Some(purged), Some((first, _))) = (&loaded.purged, &loaded.entries)
             && *first != purged.index + 1
@@ -104,13 +111,16 @@ fn bounds(db: &DB, group: u64) -> Result<Option<(u64, LogId)>, StoreError> {
     Ok(Some((first, entry::decode_entry_log_id(last)?)))
 }
 
-/// Deletes the entries up to `upto`. Only in memory at first: if it is lost, the next open does it again.
-fn delete_entries(db: &DB, group: u64, upto: u64) -> Result<(), StoreError> {
-    let mut iter = entries(db, 0, group);
+/// Deletes the entries up to `upto`. Not synced, but in the WAL: whatever is written later, as that the replica lives
+/// again, must not be there without it.
+fn delete_entries(files: &mut LogFiles, group: u64, upto: u64) -> Result<(), StoreError> {
+    let mut iter = entries(files.db(), 0, group);
     iter.seek_to_first();
     let first = iter.key().and_then(LogKey::decode);
+    let has_any = matches!(first, Some(LogKey::Entry(_, first)) if first <= upto);
     iter.status().map_err(StoreError::engine("read the log"))?;
-    if !matches!(first, Some(LogKey::Entry(_, first)) if first <= upto) {
+    drop(iter);
+    if !has_any {
         return Ok(());
     }
     let end = match upto.checked_add(1) {
@@ -119,5 +129,5 @@ fn delete_entries(db: &DB, group: u64, upto: u64) -> Result<(), StoreError> {
     };
     let mut batch = WriteBatch::default();
     batch.delete_range(LogKey::Entry(group, 0).encode(), end);
-    db.write_without_wal(batch).map_err(StoreError::engine("write the log"))
+    files.write(batch, false)
 }

@@ -3,7 +3,7 @@
 //! Invariants of one log:
 //! - It holds the entries `first..next`, without a hole. `next` may be anything as long as the log
 //!   never had an entry and no purge point.
-//! - `tail` holds the entries `tail_first..next`. Everything before `synced` is in RocksDB, and
+//! - `tail` holds the entries `tail_first..next`. Everything before `stored` is in RocksDB, and
 //!   only that may leave the tail. So any entry is in the tail or can be read from RocksDB, at any
 //!   moment.
 //! - This memory runs ahead of the disk: entries are here when `append` returns, and are gone from
@@ -67,7 +67,7 @@ pub(crate) struct State {
     tail_first: u64,
     tail: VecDeque<Bytes>,
     tail_bytes: usize,
-    synced: u64,
+    stored: u64,
     pub(crate) committed: Option<LogId>,
     /// The writer will look at `committed`.
     committed_noted: bool,
@@ -114,7 +114,7 @@ impl LogGroup {
             first,
             next,
             tail_first: next,
-            synced: next,
+            stored: next,
             committed: loaded.committed,
             bytes: loaded.bytes,
             ..State::default()
@@ -196,7 +196,7 @@ impl LogGroup {
         writer.push([self.op(change, done)])?;
 
         if is_virgin && !entries.is_empty() {
-            (state.first, state.next, state.tail_first, state.synced) = (first, first, first, first);
+            (state.first, state.next, state.tail_first, state.stored) = (first, first, first, first);
         }
         let mut added = 0;
         for (id, bytes) in entries {
@@ -235,7 +235,7 @@ impl LogGroup {
         state.cuts += 1;
         state.last = kept;
         state.next = from;
-        state.synced = state.synced.min(from);
+        state.stored = state.stored.min(from);
         if from < state.tail_first {
             state.tail_first = from;
         }
@@ -268,7 +268,7 @@ impl LogGroup {
             let cut: usize = state.tail.drain(..count).map(|bytes| bytes.len()).sum();
             self.uncharge(&mut state, cut);
             state.tail_first = start;
-            state.synced = state.synced.max(start);
+            state.stored = state.stored.max(start);
         }
         if start >= state.next {
             (state.next, state.last) = (start, Some(upto));
@@ -320,11 +320,11 @@ impl LogGroup {
         self.read(|state| state.cuts == plan.cuts)
     }
 
-    /// The writer synced all entries before `upto`, as of that many truncations.
-    pub(crate) fn synced(&self, truncations: u64, upto: u64) {
+    /// The writer has put all entries before `upto` into RocksDB, as of that many truncations.
+    pub(crate) fn stored(&self, truncations: u64, upto: u64) {
         let mut state = self.state.lock();
         if state.truncations == truncations {
-            state.synced = state.synced.max(upto);
+            state.stored = state.stored.max(upto);
             self.evict(&mut state);
         }
     }
@@ -407,7 +407,7 @@ impl LogGroup {
     fn evict(&self, state: &mut State) {
         let share = self.budget.share_bytes();
         let mut cut = 0;
-        while state.tail_bytes - cut > share && state.tail_first < state.synced {
+        while state.tail_bytes - cut > share && state.tail_first < state.stored {
             let Some(bytes) = state.tail.pop_front() else { break };
             state.tail_first += 1;
             cut += bytes.len();

@@ -1,9 +1,9 @@
 //! Where the batches of the log go: to the WAL, and then into RocksDB's memtable.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use rocksdb::{DB, FlushOptions, ReadOptions, ReadTier, WriteBatch};
+use rocksdb::properties::NUM_IMMUTABLE_MEM_TABLE;
+use rocksdb::{DB, ErrorKind, FlushOptions, ReadOptions, ReadTier, WriteBatch};
 
 use crate::error::StoreError;
 use crate::keys::LogKey;
@@ -31,22 +31,25 @@ pub(crate) struct Appended {
 }
 
 impl LogFiles {
-    /// Brings back what is in the WAL, if there is to be one, and not in RocksDB's files.
-    pub(crate) fn recover(
-        db: Arc<DB>,
-        wal: Option<&Path>,
-        options: &Options,
-    ) -> Result<LogFiles, StoreError> {
-        let (mut last, wal_max_bytes) = (0, options.wal_max_bytes());
-        let Some(dir) = wal else { return Ok(LogFiles { db, wal: None, wal_max_bytes, last }) };
-        let remains = Remains::find(dir)?;
-        last = remains.replay(applied(&db)?, |batch| {
+    /// Without a WAL: in memory.
+    pub(crate) fn in_memory(db: Arc<DB>) -> LogFiles {
+        LogFiles { db, wal: None, wal_max_bytes: u64::MAX, last: 0 }
+    }
+
+    /// Brings back what is in the WAL and not in RocksDB's files, and goes on from there.
+    pub(crate) fn recover(db: Arc<DB>, remains: Remains, options: &Options) -> Result<LogFiles, StoreError> {
+        let last = remains.replay(applied(&db)?, |batch| {
             db.write_without_wal(WriteBatch::from_data(batch)).map_err(StoreError::engine("replay the WAL"))
         })?;
         db.flush().map_err(StoreError::engine("flush the log"))?;
         // A store that is stepped is one of many and lives for a moment.
         let wal = Some(remains.succeed(last, !options.stepped)?);
-        Ok(LogFiles { db, wal, wal_max_bytes, last })
+        Ok(LogFiles { db, wal, wal_max_bytes: options.wal_max_bytes(), last })
+    }
+
+    /// What has been inserted.
+    pub(crate) fn db(&self) -> &DB {
+        &self.db
     }
 
     /// The number of the last batch.
@@ -72,16 +75,28 @@ impl LogFiles {
         if appended.has_begun { self.make_room() } else { Ok(()) }
     }
 
+    /// Both.
+    pub(crate) fn write(&mut self, batch: WriteBatch, sync: bool) -> Result<(), StoreError> {
+        let appended = self.append(batch, sync)?;
+        self.insert(appended)
+    }
+
     /// Lets go of what RocksDB has in its files, and sees to it that this is most of it.
     fn make_room(&mut self) -> Result<(), StoreError> {
         let Some(wal) = &mut self.wal else { return Ok(()) };
         wal.release(applied(&self.db)?)?;
-        if wal.bytes() > self.wal_max_bytes {
-            let mut options = FlushOptions::default();
-            options.set_wait(false);
-            self.db.flush_opt(&options).map_err(StoreError::engine("flush the log"))?;
+        // A flush that is under way frees it anyway, and another one would wait for it.
+        let is_flushing = self.db.property_int_value(NUM_IMMUTABLE_MEM_TABLE).ok().flatten() != Some(0);
+        if wal.bytes() <= self.wal_max_bytes || is_flushing {
+            return Ok(());
         }
-        Ok(())
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        match self.db.flush_opt(&options) {
+            // Writes are stopped just then; the next segment tries again.
+            Err(error) if error.kind() == ErrorKind::TryAgain => Ok(()),
+            result => result.map_err(StoreError::engine("flush the log")),
+        }
     }
 
     /// Where the WAL ends: the number of its last file, and bytes in that.

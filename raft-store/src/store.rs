@@ -66,17 +66,18 @@ impl Drop for Inner {
 impl Store {
     /// Opens the directory, or makes a new store there. Finishes what a crash cut short. Blocks.
     pub fn open(options: Options) -> Result<Store, StoreError> {
-        let (engines, files) = Engines::open(&options)?;
+        let (engines, mut files) = Engines::open(&options)?;
         let health = Arc::new(Health::new());
-        let (groups, pending) = load::load(&engines.log)?;
+        let (groups, pending) = load::load(&mut files)?;
         let data = Arc::new(Data::open(engines.data.clone(), health.clone(), engines.lock.clone())?);
         for id in pending {
             data.drop_group(id)?;
-            // If it is lost, the next open does it again.
-            let mut batch = WriteBatch::default();
-            batch.put(LogKey::Tombstone(id).encode(), TOMBSTONE_DONE);
-            engines.log.write_without_wal(batch).map_err(StoreError::engine("write the log"))?;
+            let mut done = WriteBatch::default();
+            done.put(LogKey::Tombstone(id).encode(), TOMBSTONE_DONE);
+            files.write(done, false)?;
         }
+        // Every opening is higher than all that was told before.
+        files.write(WriteBatch::default(), true)?;
         let opened_at = files.last();
         let writer = Writer::start(files, options.queue_bytes, health.clone(), options.stepped)?;
         let logs = Logs::new(groups, options.log_tail_bytes);

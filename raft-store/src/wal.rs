@@ -1,18 +1,17 @@
 //! The write-ahead log of the log instance: every batch is here, synced, before anybody is told of it.
 //!
 //! RocksDB has one of its own, which grows with each record, so that every sync writes the file's size and extents
-//! beside the data and waits for both. This one writes over files that have their size: a sync takes 0.6 of the
-//! time and half of the processor's (docs/BENCHMARKS.md). TiKV's raft-engine prefills and recycles its log
-//! for the same reason.
+//! beside the data and waits for both. This one writes over files that have their size (docs/BENCHMARKS.md has what that
+//! brings). TiKV's raft-engine prefills and recycles its log for the same reason.
 //!
 //! Batches have consecutive numbers, the store's *height*, which is also a record in each batch. What RocksDB has in
 //! its files therefore tells up to which batch the WAL is not needed any more, and an opening brings back every batch
-//! behind it: all that was synced, in order, or the store does not open. Segments that are not needed are written over
-//! by later ones.
+//! behind it, in order. Segments that are not needed are written over by later ones.
 //!
-//! What was not synced may be lost by a crash, and nothing else: see [`record::Records::damaged_at`] for how the two
-//! are told apart. An opening always begins a new segment, so what a crash has left at the end of another is never
-//! in the middle.
+//! What was not synced may be lost by a crash, and nothing else: a store of which more is missing does not open. See
+//! [`record::Records::damaged_at`] for how the two are told apart, where that can be seen from here: what the very last
+//! sync wrote looks the same damaged as torn, and is for others to tell, by the height. An opening always begins a new
+//! segment, so what a crash has left at the end of another is never in the middle.
 
 mod files;
 mod record;
@@ -26,6 +25,8 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
 };
+
+use uuid::Uuid;
 
 use self::{
     files::Files,
@@ -139,7 +140,7 @@ impl Remains {
     ) -> Result<u64, StoreError> {
         let mut last = applied;
         for segment in &self.segments {
-            // Only of the last one it is not known from outside.
+            // Where the last one ends, only its records tell.
             if segment.next_first.is_none_or(|first| first > applied + 1) {
                 last = self.replay_segment(segment, last, &mut replay)?;
             }
@@ -175,13 +176,23 @@ impl Remains {
         }
     }
 
+    /// There is none, not even a file that was ready.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
     /// Goes on behind batch number `last`. Everything up to it must be durable elsewhere: what is here is written
-    /// over. `ahead`: a thread has the next file ready.
+    /// over. `ahead`: a thread has the next file ready, filled.
     pub(crate) fn succeed(self, last: u64, ahead: bool) -> Result<Wal, StoreError> {
-        let next = self.segments.last().map_or(1, |segment| segment.number + 1);
-        let mut files = Files::start(&self.dir, next, ahead)?;
+        // See `record`; half of all numbers are left to count on.
+        let first_of_all = || Uuid::new_v4().as_u64_pair().1 >> 2;
+        let next = self.segments.last().map_or_else(first_of_all, |segment| segment.number + 1);
+        let mut files = Files::new(&self.dir, next, ahead)?;
         for segment in self.segments {
             files.give_back(segment.path)?;
+        }
+        if ahead {
+            files.go_ahead()?;
         }
         let current = Segment::begin(files.next()?, last + 1);
         Ok(Wal { files, current, full: VecDeque::new() })

@@ -9,9 +9,9 @@
 //! - One FIFO for all operations of all groups, so an operation is never durable without those of
 //!   its group that came before it.
 //! - A callback runs only after the sync of the batch that holds its operation; that of entries even before
-//!   RocksDB has the batch, as until then they are read from the log's tail. After a failed
-//!   batch every callback, then and later, gets the error (a later success would imply the earlier
-//!   one), and the thread ends.
+//!   RocksDB has the batch, as until then they are read from the log's tail. After a failed sync
+//!   every callback, then and later, gets the error (a later success would imply the earlier
+//!   one), and the thread ends; so it does after RocksDB has failed.
 //! - Purges and committed pointers never cause a sync. They go with the next batch that does, or,
 //!   if none comes within [`LAZY_MS`], unsynced. Pointers go no more often than that: a pointer that
 //!   is a little old costs a replica that starts again a moment, and one in each batch costs as much
@@ -375,19 +375,21 @@ impl Writer {
         }
         let bytes = batch.size_in_bytes();
         let mut log = self.log.lock();
-        let appended = log.append(batch, sync);
-        self.sync_began.store(0, Ordering::Release);
-        if sync && appended.is_ok() {
-            self.height.store(log.last(), Ordering::Release);
-        }
+        let result = log.append(batch, sync);
         self.counters.wrote(ops, bytes, sync.then(|| began.elapsed()));
-        let appended = self.health.guard(appended)?;
-        for op in ops {
-            if let Done::Flushed(_) = op.done {
-                std::mem::replace(&mut op.done, Done::Lazy).run(Ok(()));
+        let result = result.and_then(|appended| {
+            if sync {
+                self.height.store(log.last(), Ordering::Release);
             }
-        }
-        self.health.guard(log.insert(appended))
+            for op in ops {
+                if let Done::Flushed(_) = op.done {
+                    std::mem::replace(&mut op.done, Done::Lazy).run(Ok(()));
+                }
+            }
+            log.insert(appended)
+        });
+        self.sync_began.store(0, Ordering::Release);
+        self.health.guard(result)
     }
 
     fn complete(&self, op: Op, result: Result<(), StoreError>) {
@@ -396,17 +398,14 @@ impl Writer {
         {
             match &op.change {
                 Change::Append { first, entries, generation, .. } => {
-                    group.synced(*generation, first + entries.len() as u64);
+                    group.stored(*generation, first + entries.len() as u64);
                 }
-                Change::Truncate { from, generation, .. } => group.synced(*generation, *from),
+                Change::Truncate { from, generation, .. } => group.stored(*generation, *from),
                 Change::Vote(vote) => group.voted(*vote),
                 _ => {}
             }
         }
-        let Op { change, done, .. } = op;
-        // Room in the queue first: the callback may lead to the next append.
-        drop(change);
-        done.run(result);
+        op.done.run(result);
     }
 }
 

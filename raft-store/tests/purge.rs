@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
+use raft_store::{Options, Store};
 use tempfile::TempDir;
 
-use crate::common::{Kv, append, apply_from_log, indexes, log_id, open, put};
+use crate::common::{Kv, append, append_later, apply_from_log, indexes, log_id, open, put, small};
 
 mod common;
 
@@ -55,4 +56,30 @@ async fn most_of_what_is_purged_soon_is_never_in_a_file() {
     let mut log = open(dir.path()).log(1);
     assert_eq!(indexes(&mut log).await, [ROUNDS]);
     assert_eq!(log.get_log_state().await.unwrap().last_purged_log_id, Some(log_id(1, ROUNDS - 1)));
+}
+
+/// An opening finishes what a crash cut short, and that stays so when later writes remove what told it to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_opening_removes_does_not_come_back() {
+    let dir = TempDir::new().unwrap();
+    let open = || Store::open(Options { stepped: true, ..small(Options::at(dir.path())) }).unwrap();
+    let store = open();
+    let (mut log, mut machine) = (store.log(1), store.machine(1, Kv::default()).unwrap());
+    let entries = (1..=40).map(|n| put(1, n, "k", "v")).collect();
+    let appended = append_later(&mut log, entries).await.unwrap();
+    store.step(usize::MAX);
+    appended.await.unwrap().unwrap();
+    apply_from_log(&mut machine, &mut log, 1, 40).await.unwrap();
+    log.purge(log_id(1, 30)).await.unwrap();
+    // The purge point is written, and the entries before it are not deleted yet.
+    assert_eq!(store.pending().lazy, 2);
+    store.step(1);
+    drop((log, machine, store));
+    let store = open();
+    assert_eq!(indexes(&mut store.log(1)).await.first(), Some(&31));
+    // With the replica, its purge point is removed.
+    tokio::task::spawn_blocking(move || store.drop_group(1).unwrap()).await.unwrap();
+    let store = open();
+    assert_eq!(store.groups(), [0; 0]);
+    assert!(indexes(&mut store.log(1)).await.is_empty());
 }

@@ -179,7 +179,8 @@ async fn a_wal_that_is_missing_or_damaged_is_refused() {
     }
     drop(store);
     let wal = dir.path().join("wal");
-    let segment = wal.join(format!("{:020}.wal", 1));
+    let files = fs::read_dir(&wal).unwrap().map(|file| file.unwrap().path());
+    let segment = files.filter(|path| path.extension().is_some_and(|end| end == "wal")).min().unwrap();
     let whole = fs::read(&segment).unwrap();
     let mut damaged = whole.clone();
     damaged[500] ^= 1;
@@ -188,8 +189,11 @@ async fn a_wal_that_is_missing_or_damaged_is_refused() {
     assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
     assert!(error.to_string().contains("empty directory"), "{error}");
     fs::rename(&wal, dir.path().join("lost")).unwrap();
-    assert!(matches!(Store::open(Options::at(dir.path())), Err(StoreError::Damaged { .. })));
+    for _ in 0..2 {
+        assert!(matches!(Store::open(Options::at(dir.path())), Err(StoreError::Damaged { .. })));
+    }
     // Nothing was lost by looking.
+    fs::remove_dir_all(&wal).unwrap();
     fs::rename(dir.path().join("lost"), &wal).unwrap();
     fs::write(&segment, whole).unwrap();
     let store = open(dir.path());

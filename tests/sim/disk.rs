@@ -147,23 +147,26 @@ impl Disk {
             copy(&old.join(part), &new.join(part))?;
         }
         if crash == Crash::Unpowered {
-            self.cut(&new.join("wal"), durable)?;
+            let end = store.pending().wal_end;
+            // A file is begun only when all before it are synced.
+            let least = if self.lies_ms == 0 { durable.max((end.0, 0)) } else { durable };
+            self.cut(&new.join("wal"), least)?;
         }
         Ok(())
     }
 
-    /// Takes from a WAL what may be lost behind a place.
-    fn cut(&mut self, wal: &Path, durable: Place) -> io::Result<()> {
+    /// Ends a WAL at some place, but behind `least`.
+    fn cut(&mut self, wal: &Path, least: Place) -> io::Result<()> {
         for (name, length) in list(wal)? {
             let Some(number) = name.strip_suffix(".wal").and_then(|number| number.parse::<u64>().ok()) else {
                 continue;
             };
-            let least = match number.cmp(&durable.0) {
+            let kept = match number.cmp(&least.0) {
                 Ordering::Less => continue,
-                Ordering::Equal => durable.1.min(length),
+                Ordering::Equal if self.rng.random_bool(0.5) => least.1.min(length),
+                Ordering::Equal => self.rng.random_range(least.1.min(length)..=length),
                 Ordering::Greater => 0,
             };
-            let kept = if self.rng.random_bool(0.5) { least } else { self.rng.random_range(least..=length) };
             fs::File::options().write(true).open(wal.join(&name))?.set_len(kept)?;
         }
         Ok(())

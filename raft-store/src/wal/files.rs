@@ -74,29 +74,30 @@ struct Maker {
 }
 
 impl Files {
-    /// Segments from number `next` on. `ahead`: files are filled and made before they are needed.
-    pub(super) fn start(dir: &Path, next: u64, ahead: bool) -> Result<Self, StoreError> {
+    /// Segments from number `next` on. `fill`: new files are filled before they are used.
+    pub(super) fn new(dir: &Path, next: u64, fill: bool) -> Result<Self, StoreError> {
         let probe = dir.join(NEW);
         let direct = segment::is_direct(&probe).map_err(StoreError::file("write", &probe))?;
-        let maker = Arc::new(Maker { dir: dir.to_owned(), fill: ahead, direct, spares: Mutex::default() });
-        if !ahead {
-            return Ok(Self { maker, ahead: None, next });
-        }
+        let maker = Arc::new(Maker { dir: dir.to_owned(), fill, direct, spares: Mutex::default() });
+        Ok(Self { maker, ahead: None, next })
+    }
+
+    /// From now on a thread makes files.
+    pub(super) fn go_ahead(&mut self) -> Result<(), StoreError> {
         // Without room in it: the thread makes one file and waits until it is taken.
         let (sender, ready) = sync_channel(0);
-        let making = maker.clone();
+        let (maker, next) = (self.maker.clone(), self.next);
         let thread = std::thread::Builder::new().name("wal-files".into()).spawn(move || {
             for number in next.. {
-                let made = making.make(number);
-                let failed = made.is_err();
-                if sender.send(made).is_err() || failed {
+                if sender.send(maker.make(number)).is_err() {
                     return;
                 }
             }
         });
         let thread = thread
             .map_err(|error| StoreError::Engine { verb: "start a thread", reason: error.to_string() })?;
-        Ok(Self { maker, ahead: Some(Ahead { ready, thread }), next })
+        self.ahead = Some(Ahead { ready, thread });
+        Ok(())
     }
 
     /// The file of the next segment.
@@ -105,7 +106,7 @@ impl Files {
         self.next += 1;
         match self.ahead.as_ref().map(|ahead| ahead.ready.recv()) {
             Some(Ok(Ok(ready))) => Ok(ready),
-            // What has failed ahead, and ended the thread, is tried again: the disk may have room by now.
+            // What has failed ahead is tried again: the disk may have room by now.
             _ => self.maker.make(number),
         }
     }
@@ -130,7 +131,7 @@ impl Drop for Files {
     fn drop(&mut self) {
         if let Some(Ahead { ready, thread }) = self.ahead.take() {
             drop(ready);
-            // Should it have panicked, whoever waited for a file was told.
+            // Should it have panicked, files were made without it.
             let _ = thread.join();
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! A segment begins with a header and goes on with records, each at a multiple of [`ALIGN`]. A segment is written
 //! over files that were segments before, so what follows the last record may be anything: a record belongs to a
-//! segment only if it bears its number. Integers are little-endian.
+//! segment only if it bears its number, which nobody outside can guess, as what clients write is in there as it is.
+//! Integers are little-endian.
 //!
 //! | at | segment header | record |
 //! |---|---|---|
@@ -88,17 +89,17 @@ impl<'a> Record<'a> {
     }
 }
 
-/// The records of segment `number`, up to the first that is not whole.
+/// The records of a segment, up to the first that is not whole.
 pub(super) struct Records<'a> {
     bytes: &'a [u8],
     segment: u64,
-    /// Where the next one is.
+    /// Where the next one is; the start, where there is no header and therefore none.
     at: usize,
 }
 
 impl<'a> Records<'a> {
     pub(super) fn new(bytes: &'a [u8], segment: u64) -> Self {
-        let at = if first_of(bytes, segment).is_some() { HEADER_BYTES } else { usize::MAX };
+        let at = if first_of(bytes, segment).is_some() { HEADER_BYTES } else { 0 };
         Self { bytes, segment, at }
     }
 
@@ -106,12 +107,11 @@ impl<'a> Records<'a> {
     /// off was not synced, and nothing behind it says that it was, even where the disk has written what came later
     /// before.
     pub(super) fn damaged_at(&self, last: u64) -> Option<usize> {
-        let at = if self.at == usize::MAX { 0 } else { self.at };
-        (at.saturating_add(ALIGN)..self.bytes.len())
+        (self.at..self.bytes.len())
             .step_by(ALIGN)
             .filter_map(|place| Record::read(self.bytes, self.segment, place))
-            .any(|(record, _)| record.synced > at as u64 && record.batch > last)
-            .then_some(at)
+            .any(|(record, _)| record.synced > self.at as u64 && record.batch > last)
+            .then_some(self.at)
     }
 }
 
@@ -119,6 +119,9 @@ impl<'a> Iterator for Records<'a> {
     type Item = Record<'a>;
 
     fn next(&mut self) -> Option<Record<'a>> {
+        if self.at == 0 {
+            return None;
+        }
         let (record, next) = Record::read(self.bytes, self.segment, self.at)?;
         self.at = next;
         Some(record)

@@ -1,11 +1,19 @@
 //! A WAL on a real file system whose power is cut: what was synced comes back, and of the rest a beginning.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{Remains, Wal, files::SEGMENT_BYTES};
+use super::{
+    Remains, Wal,
+    files::{SEGMENT_BYTES, number_of},
+    record::Record,
+};
 use crate::error::StoreError;
 
 /// By number.
@@ -31,13 +39,21 @@ fn recover(dir: &Path, applied: u64) -> Result<(Remains, Batches, u64), StoreErr
     Ok((remains, found, last))
 }
 
-fn open(dir: &Path, applied: u64) -> (Wal, u64) {
-    let (remains, _, last) = recover(dir, applied).unwrap();
-    (remains.succeed(last, false).unwrap(), last)
+fn open(dir: &Path, ahead: bool) -> Wal {
+    let (remains, _, last) = recover(dir, 0).unwrap();
+    remains.succeed(last, ahead).unwrap()
+}
+
+/// What is in the files, by number.
+fn contents(dir: &Path) -> BTreeMap<u64, Vec<u8>> {
+    let paths = fs::read_dir(dir.join("wal")).unwrap().map(|entry| entry.unwrap().path());
+    let numbered = paths.filter_map(|path| Some((number_of(&path)?, path)));
+    // The thread may be giving one another name.
+    numbered.filter_map(|(number, path)| Some((number, fs::read(path).ok()?))).collect()
 }
 
 /// The file of a segment.
-fn file(dir: &Path, number: u64) -> std::path::PathBuf {
+fn file(dir: &Path, number: u64) -> PathBuf {
     dir.join("wal").join(format!("{number:020}.wal"))
 }
 
@@ -64,51 +80,28 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Takes from a segment what may be lost: sectors that were not synced are as they were before, or were never
-/// written.
-fn cut(path: &Path, before: &[u8], synced: u64, sectors: u64) {
-    let mut bytes = fs::read(path).unwrap();
-    let synced = synced as usize;
-    for start in (0..bytes.len()).step_by(512).filter(|start| start + 512 > synced) {
-        if sectors >> (start / 512 % 64) & 1 == 0 {
-            let from = start.max(synced);
-            let end = (start + 512).min(bytes.len());
-            let (old, new) = (before.get(from..end), &mut bytes[from..end]);
-            // In the sector in which the synced part ends, the rest is lost or there as a whole, as it is here.
-            match old {
-                Some(old) => new.copy_from_slice(old),
-                None => new.fill(0),
-            }
-        }
-    }
-    fs::write(path, bytes).unwrap();
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_was_synced_comes_back(steps in prop::collection::vec(step(), 1..200)) {
+    fn what_was_synced_comes_back(ahead: bool, steps in prop::collection::vec(step(), 1..200)) {
         let dir = TempDir::new().unwrap();
-        let (mut wal, mut last) = open(dir.path(), 0);
-        let (mut synced, mut applied) = (0, 0);
+        let mut wal = open(dir.path(), ahead);
+        let (mut last, mut synced, mut applied) = (0, 0, 0);
         let mut batches = Batches::new();
-        // The current segment, what its file had in it before, and how far it is synced.
-        let current = |wal: &Wal| (wal.end().0, fs::read(file(dir.path(), wal.end().0)).unwrap(), 0);
-        let mut writing = current(&wal);
+        let mut writing = Writing::begin(dir.path(), &wal);
         for step in steps {
             match step {
                 Step::Append { length, sync } => {
                     last += 1;
                     let batch = payload(last, length);
-                    // What the next file has in it can be seen only before it is written.
-                    let begun = wal.append(last, &batch, sync).unwrap();
-                    if begun {
-                        writing = (wal.end().0, Vec::new(), 0);
+                    let before = writing.next(dir.path(), &wal, length);
+                    if wal.append(last, &batch, sync).unwrap() {
                         synced = last - 1;
+                        writing = Writing { number: wal.end().0, before, synced: 0 };
                     }
                     if sync {
-                        (synced, writing.2) = (last, wal.end().1);
+                        (synced, writing.synced) = (last, wal.end().1);
                     }
                     batches.insert(last, batch);
                 }
@@ -119,8 +112,7 @@ proptest! {
                 }
                 Step::Crash { sectors } => {
                     drop(wal);
-                    let (number, before, end) = &writing;
-                    cut(&file(dir.path(), *number), before, *end, sectors);
+                    writing.cut(dir.path(), sectors);
                     let (remains, found, reached) = recover(dir.path(), applied).unwrap();
                     prop_assert!(reached >= synced && reached <= last, "{reached} of {synced}..={last}");
                     for (number, batch) in &found {
@@ -130,20 +122,68 @@ proptest! {
                     // Replayed and flushed.
                     (last, synced, applied) = (reached, reached, reached);
                     batches.retain(|number, _| *number <= reached);
-                    wal = remains.succeed(last, false).unwrap();
-                    writing = current(&wal);
+                    wal = remains.succeed(last, ahead).unwrap();
+                    writing = Writing::begin(dir.path(), &wal);
                 }
             }
         }
     }
 }
 
-/// A WAL of ten synced batches of 1000 bytes.
-fn ten(dir: &Path) {
-    let (mut wal, _) = open(dir, 0);
+/// The segment that is being written.
+struct Writing {
+    number: u64,
+    /// What its file had in it before.
+    before: Vec<u8>,
+    synced: u64,
+}
+
+impl Writing {
+    fn begin(dir: &Path, wal: &Wal) -> Writing {
+        let number = wal.end().0;
+        Writing { number, before: fs::read(file(dir, number)).unwrap(), synced: 0 }
+    }
+
+    /// What the file of the next segment has in it, if such a batch might begin one.
+    fn next(&self, dir: &Path, wal: &Wal, length: usize) -> Vec<u8> {
+        if wal.end().1 + (length as u64) < SEGMENT_BYTES - 100 {
+            return Vec::new();
+        }
+        // The thread has renamed it already, or it will be the spare that was left last.
+        let ready = self.number + 1;
+        let spares = contents(dir);
+        spares
+            .get(&ready)
+            .or_else(|| spares.range(..self.number).next_back().map(|(_, bytes)| bytes))
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Takes from it what may be lost: sectors that were not synced are as they were before, or were never written.
+    fn cut(&self, dir: &Path, sectors: u64) {
+        let path = file(dir, self.number);
+        let mut bytes = fs::read(&path).unwrap();
+        let synced = self.synced as usize;
+        for start in (0..bytes.len()).step_by(512).filter(|start| start + 512 > synced) {
+            if sectors >> (start / 512 % 64) & 1 == 0 {
+                let (from, end) = (start.max(synced), (start + 512).min(bytes.len()));
+                match self.before.get(from..end) {
+                    Some(old) => bytes[from..end].copy_from_slice(old),
+                    None => bytes[from..end].fill(0),
+                }
+            }
+        }
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+/// A WAL of ten synced batches of 1000 bytes; its file.
+fn ten(dir: &Path) -> PathBuf {
+    let mut wal = open(dir, false);
     for batch in 1..=10 {
         wal.append(batch, &payload(batch, 1000), true).unwrap();
     }
+    file(dir, wal.end().0)
 }
 
 fn flip(path: &Path, at: usize) {
@@ -156,8 +196,7 @@ fn flip(path: &Path, at: usize) {
 fn damage_in_what_was_synced_is_told() {
     for at in [0, 20, 40, 60, 5000] {
         let dir = TempDir::new().unwrap();
-        ten(dir.path());
-        flip(&file(dir.path(), 1), at);
+        flip(&ten(dir.path()), at);
         let error = recover(dir.path(), 0).err().unwrap();
         assert!(error.to_string().contains("cannot be read"), "byte {at}: {error}");
         // Unless RocksDB's files have all of it.
@@ -165,11 +204,29 @@ fn damage_in_what_was_synced_is_told() {
     }
 }
 
+/// What clients write is in the files as it is, and stays there when they are written over.
+#[test]
+fn what_looks_like_a_record_is_none() {
+    let dir = TempDir::new().unwrap();
+    let mut wal = open(dir.path(), false);
+    let mut forged = vec![0; 32 * 40];
+    for (number, place) in (1..).zip(forged.chunks_mut(32)) {
+        Record { batch: u64::MAX, synced: u64::MAX, payload: &[] }.write(number, place);
+    }
+    wal.append(1, &forged, true).unwrap();
+    drop(wal);
+    for last in 1..=40 {
+        let (remains, _, found) = recover(dir.path(), last - 1).unwrap();
+        assert_eq!(found, last);
+        let mut wal = remains.succeed(last, false).unwrap();
+        wal.append(last + 1, b"short", true).unwrap();
+    }
+}
+
 #[test]
 fn the_last_batch_may_be_torn() {
     let dir = TempDir::new().unwrap();
-    ten(dir.path());
-    flip(&file(dir.path(), 1), 32 + 9 * 1032 + 500);
+    flip(&ten(dir.path()), 32 + 9 * 1032 + 500);
     let (_, found, last) = recover(dir.path(), 0).unwrap();
     assert_eq!((found.len(), last), (9, 9));
 }
@@ -177,14 +234,15 @@ fn the_last_batch_may_be_torn() {
 #[test]
 fn a_missing_segment_is_told() {
     let dir = TempDir::new().unwrap();
-    let (mut wal, _) = open(dir.path(), 0);
+    let mut wal = open(dir.path(), false);
     let length = SEGMENT_BYTES as usize / 3;
+    let first = wal.end().0;
     for batch in 1..=9 {
         wal.append(batch, &payload(batch, length), true).unwrap();
     }
-    assert!(wal.end().0 >= 3);
+    assert!(wal.end().0 >= first + 2);
     drop(wal);
-    fs::remove_file(file(dir.path(), 2)).unwrap();
+    fs::remove_file(file(dir.path(), first + 1)).unwrap();
     let error = recover(dir.path(), 0).err().unwrap();
     assert!(error.to_string().contains("are missing"), "{error}");
     // What is in RocksDB's files is not.
@@ -194,15 +252,15 @@ fn a_missing_segment_is_told() {
 #[test]
 fn files_are_written_over_once_they_are_released() {
     let dir = TempDir::new().unwrap();
-    let (remains, _, _) = recover(dir.path(), 0).unwrap();
-    let mut wal = remains.succeed(0, true).unwrap();
+    let mut wal = open(dir.path(), true);
+    let first = wal.end().0;
     for batch in 1..=1000 {
         if wal.append(batch, &payload(batch, 10_000), true).unwrap() {
             wal.release(batch - 1).unwrap();
         }
         assert!(wal.bytes() < 3 * SEGMENT_BYTES);
     }
-    assert!(wal.end().0 > 100, "many segments");
+    assert!(wal.end().0 > first + 100, "many segments");
     drop(wal);
     let files = fs::read_dir(dir.path().join("wal")).unwrap().count();
     assert!(files <= 5, "{files} files");
@@ -213,14 +271,15 @@ fn files_are_written_over_once_they_are_released() {
 #[test]
 fn a_batch_may_be_larger_than_a_file() {
     let dir = TempDir::new().unwrap();
-    let (mut wal, _) = open(dir.path(), 0);
+    let mut wal = open(dir.path(), false);
     for (batch, length) in (1..).zip([10, 5 * SEGMENT_BYTES as usize, 10, SEGMENT_BYTES as usize]) {
         wal.append(batch, &payload(batch, length), true).unwrap();
     }
     drop(wal);
     assert_eq!(recover(dir.path(), 0).unwrap().2, 4);
     // And is not kept: the large files are gone when they are not needed.
-    drop(open(dir.path(), 4));
+    let (remains, _, last) = recover(dir.path(), 4).unwrap();
+    drop(remains.succeed(last, false).unwrap());
     let lengths =
         fs::read_dir(dir.path().join("wal")).unwrap().map(|file| file.unwrap().metadata().unwrap().len());
     assert!(lengths.max().unwrap() <= 4 * SEGMENT_BYTES);
