@@ -209,8 +209,9 @@ fn damage_in_what_was_synced_is_told() {
 fn what_looks_like_a_record_is_none() {
     let dir = TempDir::new().unwrap();
     let mut wal = open(dir.path(), false);
-    let mut forged = vec![0; 32 * 40];
-    for (number, place) in (1..).zip(forged.chunks_mut(32)) {
+    // Behind the page that the next segments write.
+    let mut forged = vec![0; 8192 + 32 * 40];
+    for (number, place) in (1..).zip(forged[8192..].chunks_mut(32)) {
         Record { batch: u64::MAX, synced: u64::MAX, payload: &[] }.write(number, place);
     }
     wal.append(1, &forged, true).unwrap();
