@@ -191,10 +191,10 @@ impl Remains {
         for segment in self.segments {
             files.give_back(segment.path)?;
         }
+        let current = Segment::begin(files.first()?, last + 1);
         if ahead {
             files.go_ahead()?;
         }
-        let current = Segment::begin(files.next()?, last + 1);
         Ok(Wal { files, current, full: VecDeque::new() })
     }
 }

@@ -89,7 +89,7 @@ impl Files {
         let (maker, next) = (self.maker.clone(), self.next);
         let thread = std::thread::Builder::new().name("wal-files".into()).spawn(move || {
             for number in next.. {
-                if sender.send(maker.make(number)).is_err() {
+                if sender.send(maker.make(number, maker.fill)).is_err() {
                     return;
                 }
             }
@@ -100,6 +100,13 @@ impl Files {
         Ok(())
     }
 
+    /// The file of the first segment, and at once: one that must be made is not filled.
+    pub(super) fn first(&mut self) -> Result<Ready, StoreError> {
+        let number = self.next;
+        self.next += 1;
+        self.maker.make(number, false)
+    }
+
     /// The file of the next segment.
     pub(super) fn next(&mut self) -> Result<Ready, StoreError> {
         let number = self.next;
@@ -107,7 +114,7 @@ impl Files {
         match self.ahead.as_ref().map(|ahead| ahead.ready.recv()) {
             Some(Ok(Ok(ready))) => Ok(ready),
             // What has failed ahead is tried again: the disk may have room by now.
-            _ => self.maker.make(number),
+            _ => self.maker.make(number, self.maker.fill),
         }
     }
 
@@ -138,12 +145,12 @@ impl Drop for Files {
 }
 
 impl Maker {
-    fn make(&self, number: u64) -> Result<Ready, StoreError> {
+    fn make(&self, number: u64, fill: bool) -> Result<Ready, StoreError> {
         let path = self.dir.join(name(number));
         let spare = self.spares.lock().pop();
         let from = match spare {
             Some(spare) => spare,
-            None => self.new_file()?,
+            None => self.new_file(fill)?,
         };
         fs::rename(&from, &path).map_err(StoreError::file("rename", &from))?;
         // It must be found by its name before anything that counts is in it.
@@ -153,7 +160,7 @@ impl Maker {
         Ok(Ready { number, path, file, room: length.max(SEGMENT_BYTES) })
     }
 
-    fn new_file(&self) -> Result<PathBuf, StoreError> {
+    fn new_file(&self, fill: bool) -> Result<PathBuf, StoreError> {
         let path = self.dir.join(NEW);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -162,7 +169,7 @@ impl Maker {
             _ => {}
         }
         let file = self.open(&path)?;
-        if self.fill {
+        if fill {
             segment::fill(&file, SEGMENT_BYTES).map_err(StoreError::file("write", &path))?;
         }
         Ok(path)

@@ -3,6 +3,7 @@
 use std::{
     fs,
     sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -162,7 +163,7 @@ impl Cluster {
         self.until_whole_within(HEAL).await;
     }
 
-    async fn until_whole_within(&self, within: std::time::Duration) {
+    async fn until_whole_within(&self, within: Duration) {
         eventually("the cluster is whole", within, async || {
             for node in self.nodes.iter().filter(|node| node.is_up()) {
                 node.check_alive();
@@ -173,6 +174,26 @@ impl Cluster {
                 }
             }
             self.judge(&self.status().await?)
+        })
+        .await;
+    }
+
+    /// Waits until it is whole and nothing is left to be moved. Between two parts of a larger change nothing moves,
+    /// either, until the coordinators' next round: one may have joined when shards were placed already.
+    pub(crate) async fn until_at_rest(&self) {
+        const ROUNDS: Duration = Duration::from_secs(1);
+        let mut seen: Option<(Vec<Value>, Instant)> = None;
+        eventually("the cluster is at rest", HEAL, async || {
+            let status = self.status().await?;
+            self.judge(&status)?;
+            let shards = status["shards"].as_array().unwrap().iter();
+            let replicas: Vec<_> = shards.map(|shard| shard["replicas"].clone()).collect();
+            match &seen {
+                Some((same, since)) if *same == replicas && since.elapsed() >= ROUNDS => return Ok(()),
+                Some((same, _)) if *same == replicas => {}
+                _ => seen = Some((replicas, Instant::now())),
+            }
+            Err("replicas have moved within the last second".to_owned())
         })
         .await;
     }

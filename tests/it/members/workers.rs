@@ -130,6 +130,7 @@ async fn moves_and_leads_do_not_wait_for_a_heartbeat() {
 async fn one_dies_and_comes_back_in_time_and_too_late() {
     let spec = Spec { workers: 4, shards: 8, settings: QUICK, ..Spec::default() };
     let cluster = Cluster::start("members-die", spec).await;
+    cluster.until_at_rest().await;
     let others: Vec<_> = cluster.nodes.iter().take(6).map(|node| node.port).collect();
     let load = Load::start("die", 4, &others);
     load.until_more(50).await;
