@@ -45,7 +45,6 @@ pub(crate) fn load(files: &mut LogFiles) -> Result<(BTreeMap<u64, Loaded>, Vec<u
         iter.next();
     }
     iter.status().map_err(StoreError::engine("read the log"))?;
-
     drop(iter);
 
     for id in groups_with_entries(db)? {

@@ -1,7 +1,7 @@
 //! The segment that is being written: whole pages, past the kernel's page cache where the file system lets us.
 //!
-//! A segment's file has its full length, with every block written, before the first record comes
-//! ([`super::files`]). So a sync has no size and no extents to write beside the data, and as the pages have gone
+//! But for the very first one of a store, a segment's file has its full length, with every block written, before the
+//! first record comes ([`super::files`]). So a sync has no size and no extents to write beside the data, and as the pages have gone
 //! to the disk by themselves, all that is left of it is one flush of the disk's cache.
 //!
 //! The page in which the last record ends is written again with the next one. What was in it does not change, so a
@@ -36,6 +36,7 @@ pub(super) struct Segment {
     end: u64,
     /// How far it is on the disk for certain.
     synced: u64,
+    /// Bytes up to which the file is to be filled.
     room: u64,
 }
 
