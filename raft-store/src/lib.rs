@@ -26,7 +26,7 @@
 //! 3. The content of a snapshot is the state at the log id of its meta, exactly.
 //! 4. The first failed write or sync is the last write: see [`Store::failed`].
 //! 5. A vote is never forgotten, not even with its replica.
-//! 6. The height of the store goes down only if votes and entries that were synced are lost.
+//! 6. The height of the store goes down only if something that was synced is lost.
 //!
 //! Assumed of the disk: what was synced stays, and a directory is used as a whole. A directory that
 //! is put back to an earlier state is a node that has forgotten its votes; the program must not let
