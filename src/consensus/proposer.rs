@@ -201,7 +201,11 @@ struct InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.inner.queue.lock().pace.ended(Instant::now(), self.proposed, self.commands);
+        {
+            let mut queue = self.inner.queue.lock();
+            let waiting = queue.waiting.len();
+            queue.pace.ended(Instant::now(), self.proposed, self.commands, waiting);
+        }
         self.inner.submit();
     }
 }

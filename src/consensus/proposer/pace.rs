@@ -6,8 +6,9 @@
 //!
 //! **Held for company.** Whoever was just answered asks again soon, but not all at the same moment: proposed
 //! at once, the next entry would take only the first of them, and the others would wait for all of it. So
-//! it is held until as many commands wait as were in the entry before, for no longer than a part
-//! of a round. Behind an entry of one command nothing is held.
+//! it is held until most of them are there: of those that were in the entry before and of those that came
+//! while it was under way, which is everybody where each asks again once answered. For no longer than two
+//! rounds: they may have left. A lone client waits for nobody.
 //!
 //! docs/BENCHMARKS.md has what each of it brings.
 
@@ -25,11 +26,14 @@ const LARGE_ENTRY_BYTES: usize = 32 << 10;
 /// An entry that takes longer than this has far to go, or a slow disk.
 const LONG_ROUND: Duration = Duration::from_millis(10);
 
-/// The next entry is held for at most one such part of a round,
-const HOLD_PART: u32 = 2;
+/// The next entry is held for at most so many rounds,
+const HOLD_ROUNDS: u32 = 2;
 
 /// and no longer than this.
-const HOLD_MAX: Duration = Duration::from_millis(2);
+const HOLD_MAX: Duration = Duration::from_millis(4);
+
+/// So many of a hundred commands that may come are waited for: the last few are late too often.
+const HOLD_PERCENT: usize = 80;
 
 /// What to do with the commands that wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,12 +85,13 @@ impl Pace {
         (self.proposed, self.hold) = (Some(now), None);
     }
 
-    /// An entry of so many commands has come to its end.
-    pub(super) fn ended(&mut self, now: Instant, proposed: Instant, commands: usize) {
+    /// An entry of so many commands has come to its end, while so many wait.
+    pub(super) fn ended(&mut self, now: Instant, proposed: Instant, commands: usize, waiting: usize) {
         self.in_flight -= 1;
         self.round = (self.round * 7 + now.saturating_duration_since(proposed)) / 8;
-        let length = (self.round / HOLD_PART).min(HOLD_MAX);
-        self.hold = (commands > 1).then(|| Hold { until: now + length, commands });
+        let length = (self.round * HOLD_ROUNDS).min(HOLD_MAX);
+        let commands = ((commands + waiting) * HOLD_PERCENT).div_ceil(100);
+        self.hold = Some(Hold { until: now + length, commands });
     }
 }
 
@@ -110,31 +115,38 @@ mod tests {
     }
 
     /// As if every round took so long.
-    fn paced(start: Instant, round: Duration, commands: usize) -> (Pace, Instant) {
+    fn paced(start: Instant, round: Duration, commands: usize, waiting: usize) -> (Pace, Instant) {
         let (mut pace, mut now) = (Pace::default(), start);
         for _ in 0..100 {
             pace.proposed(now);
-            pace.ended(now + round, now, commands);
+            pace.ended(now + round, now, commands, waiting);
             now += round;
         }
         (pace, now)
     }
 
     #[test]
-    fn an_entry_is_held_until_as_many_come_or_a_part_of_a_round_is_over() {
-        let (pace, now) = paced(Instant::now(), 2 * MS, 5);
-        let Next::Hold(until) = pace.next(now, 4, 4) else { panic!("{pace:?}") };
-        assert!(until > now + MS / 2 && until <= now + MS, "{:?}", until - now);
-        assert_eq!(pace.next(now, 5, 5), Next::Go);
+    fn an_entry_is_held_until_most_are_back_or_two_rounds_are_over() {
+        let (pace, now) = paced(Instant::now(), MS, 6, 4);
+        let Next::Hold(until) = pace.next(now, 7, 7) else { panic!("{pace:?}") };
+        assert!(until > now + MS && until <= now + 2 * MS, "{:?}", until - now);
+        assert_eq!(pace.next(now, 8, 8), Next::Go);
         assert_eq!(pace.next(now, 1, LARGE_ENTRY_BYTES), Next::Go);
         assert_eq!(pace.next(until, 1, 1), Next::Go);
     }
 
     #[test]
-    fn long_rounds_hold_no_longer_and_single_commands_nothing() {
-        let (pace, now) = paced(Instant::now(), 100 * MS, 2);
-        assert_eq!(pace.next(now, 1, 1), Next::Hold(now + HOLD_MAX));
-        let (pace, now) = paced(Instant::now(), MS, 1);
+    fn two_in_turn_come_together_and_one_alone_waits_for_nobody() {
+        let (pace, now) = paced(Instant::now(), MS, 1, 1);
+        assert!(matches!(pace.next(now, 1, 1), Next::Hold(_)), "{pace:?}");
+        assert_eq!(pace.next(now, 2, 2), Next::Go);
+        let (pace, now) = paced(Instant::now(), MS, 1, 0);
         assert_eq!(pace.next(now, 1, 1), Next::Go);
+    }
+
+    #[test]
+    fn behind_long_rounds_nobody_is_held_for_long() {
+        let (pace, now) = paced(Instant::now(), 100 * MS, 2, 0);
+        assert_eq!(pace.next(now, 1, 1), Next::Hold(now + HOLD_MAX));
     }
 }
