@@ -80,7 +80,7 @@ async fn shard(dir: &TempDir, keys: u64) -> (Store, Arc<Host>, Arc<Group>) {
         let writes = (first..first + BATCH).map(|number| {
             let mut bytes = vec![0; VALUE_BYTES];
             random.fill_bytes(&mut bytes);
-            let value = Value { bytes: bytes.into(), content_type: None, ttl_ms: None };
+            let value: Value = Value { bytes: bytes.into(), content_type: None, ttl_ms: None };
             let action = Action::Put { column: "value".to_owned(), value };
             let op = RowOp { table: "kv".to_owned(), action, condition: Condition::Always };
             Write { row: row(number), ops: vec![op] }

@@ -37,11 +37,12 @@ pub struct At(pub u64);
 /// A number that a shard gives to a write; it only grows. The `ETag` of a cell.
 pub type Version = u64;
 
-/// What a shard's leader may put into its log.
+/// What a shard's leader may put into its log. `T` are its texts and `B` its values: owned, or, where it
+/// is only looked at, borrowed from its encoding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Proposal {
+pub enum Proposal<T = String, B = Bytes> {
     /// A client's.
-    Command(Command),
+    Command(Command<T, B>),
     /// The shard's own, as the map wants it.
     Split(Split),
 }
@@ -58,10 +59,11 @@ pub struct Split {
 }
 
 /// One change of a shard. All writes of a command lie in the same shard; each is atomic on its own.
+/// `T` and `B` as in [`Proposal`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Command {
+pub struct Command<T = String, B = Bytes> {
     /// Applied in order.
-    pub writes: Vec<Write>,
+    pub writes: Vec<Write<T, B>>,
     /// Set where the client may repeat the request.
     pub retry: Option<Retry>,
 }
@@ -77,44 +79,44 @@ pub struct Retry {
 
 /// Operations on one row: all of them happen, or none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Write {
+pub struct Write<T = String, B = Bytes> {
     /// The row, whose hash decides the shard.
-    pub row: String,
+    pub row: T,
     /// At least one. Conditions and `Get`s see the row as it was before this write; then the others
     /// happen in order, so that of two on the same cell the later one stands.
-    pub ops: Vec<RowOp>,
+    pub ops: Vec<RowOp<T, B>>,
 }
 
 /// One operation on a row, in one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RowOp {
+pub struct RowOp<T = String, B = Bytes> {
     /// The table.
-    pub table: String,
+    pub table: T,
     /// What to do there.
-    pub action: Action,
+    pub action: Action<T, B>,
     /// What must hold first.
     pub condition: Condition,
 }
 
 /// What a [`RowOp`] does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Action {
+pub enum Action<T = String, B = Bytes> {
     /// Reads a cell.
     Get {
         /// The column.
-        column: String,
+        column: T,
     },
     /// Writes a cell.
     Put {
         /// The column.
-        column: String,
+        column: T,
         /// The value and what is kept beside it.
-        value: Value,
+        value: Value<T, B>,
     },
     /// Removes a cell; where there is none, nothing happens.
     Delete {
         /// The column.
-        column: String,
+        column: T,
     },
     /// Removes every cell of the row in this table.
     DeleteRow,
@@ -122,11 +124,11 @@ pub enum Action {
 
 /// A value on its way into a cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Value {
+pub struct Value<T = String, B = Bytes> {
     /// The bytes.
-    pub bytes: Bytes,
+    pub bytes: B,
     /// The `Content-Type` it was stored with.
-    pub content_type: Option<String>,
+    pub content_type: Option<T>,
     /// Milliseconds to live, counted from the entry's [`At`].
     pub ttl_ms: Option<u64>,
 }

@@ -103,10 +103,10 @@ impl raft_store::Machine for Machine {
         match self {
             Machine::Shard { shard, arc, counters, .. } => {
                 let meta = shard::keys::meta(shard.group);
-                let mut cells = Cells { txn, meta: &meta, counters };
+                let mut cells = Cells { txn, meta: &meta, counters, counted: false };
                 for command in &commands {
                     // What cannot be read is left out on every replica alike, and says so.
-                    let reply = match postcard::from_bytes(command) {
+                    let reply = match postcard::from_bytes::<Proposal<&str, &[u8]>>(command) {
                         Ok(Proposal::Command(command)) => {
                             shard::machine::apply_to(&mut cells, *shard, &command, at).map_err(fatal)?
                         }
@@ -126,6 +126,7 @@ impl raft_store::Machine for Machine {
                         replies.push(encode(&reply)?);
                     }
                 }
+                cells.write_counters();
             }
             Machine::Coordinator(shared) => {
                 let mut state = shared.state.write();
@@ -199,9 +200,20 @@ struct Cells<'t, 'db> {
     meta: &'t [u8],
     /// … and what stands there, where that is known.
     counters: &'t mut Option<Bytes>,
+    /// They have changed: each command of an entry changes them, and the entry writes them once.
+    counted: bool,
 }
 
 impl Cells<'_, '_> {
+    /// The last thing to be done with an entry.
+    fn write_counters(self) {
+        if self.counted
+            && let Some(counters) = self.counters
+        {
+            self.txn.put(self.meta, counters.clone());
+        }
+    }
+
     /// Applies a split; whether it was done.
     fn split(&mut self, shard: Shard, split: &Split, at: At) -> Result<bool, Fatal> {
         let mut state = Overlay::new(self);
@@ -236,7 +248,9 @@ impl shard::view::View for Cells<'_, '_> {
 impl shard::view::State for Cells<'_, '_> {
     fn put(&mut self, key: Vec<u8>, value: Bytes) {
         if key == self.meta {
-            *self.counters = Some(value.clone());
+            *self.counters = Some(value);
+            self.counted = true;
+            return;
         }
         self.txn.put(key, value);
     }

@@ -167,7 +167,8 @@ async fn part(map: &Indexed, group: Arc<Group>) {
         return;
     }
     let arc = Span { start, end: map.end_of(at) };
-    let proposal = encode(&Proposal::Split(Split { child: child.group, at, arc }));
+    let proposal: Proposal = Proposal::Split(Split { child: child.group, at, arc });
+    let proposal = encode(&proposal);
     match group.propose(proposal, Instant::now() + STEP_TIMEOUT).await {
         Ok(_) => tracing::info!(group = %group.id(), child = %child.group, %at, "split"),
         Err(error) => tracing::debug!(group = %group.id(), child = %child.group, %error, "split"),

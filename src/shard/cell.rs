@@ -38,7 +38,8 @@ pub fn encode(header: &Header<'_>, value: &[u8]) -> Result<Bytes, Fatal> {
     bytes.push(FORMAT);
     let mut bytes = postcard::to_extend(header, bytes).map_err(|e| Fatal(format!("encode a cell: {e}")))?;
     bytes.extend_from_slice(value);
-    Ok(bytes.into())
+    // Boxed, so that there is no second allocation for the room that was not needed.
+    Ok(bytes.into_boxed_slice().into())
 }
 
 /// The header of a cell's bytes, and its value.

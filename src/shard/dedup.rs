@@ -57,9 +57,9 @@ pub(super) enum First {
 
 impl First {
     /// What it says about a command.
-    pub(super) fn of(&self, command: &Command) -> Known {
+    pub(super) fn of<B>(&self, command: &Command<impl AsRef<str>, B>) -> Known {
         let First::Answer(remembered) = self else { return Known::All(Reply::RetryMismatch) };
-        let hashes = || command.writes.iter().map(|write| hash(&write.row));
+        let hashes = || command.writes.iter().map(|write| hash(write.row.as_ref()));
         if hashes().eq(remembered.rows.iter().map(|(row, _)| *row)) {
             return Known::All(Reply::Done(
                 remembered.rows.iter().map(|(_, written)| written.clone()).collect(),

@@ -46,7 +46,7 @@ pub const RECLAIM_MAX_CELLS: usize = 64;
 pub fn apply<V: View + ?Sized>(
     view: &V,
     shard: Shard,
-    command: &Command,
+    command: &Command<impl AsRef<str>, impl AsRef<[u8]>>,
     at: At,
 ) -> Result<(Reply, Writes), Fatal> {
     let mut state = Overlay::new(view);
@@ -58,12 +58,13 @@ pub fn apply<V: View + ?Sized>(
 pub fn apply_to<S: State + ?Sized>(
     state: &mut S,
     shard: Shard,
-    command: &Command,
+    command: &Command<impl AsRef<str>, impl AsRef<[u8]>>,
     at: At,
 ) -> Result<Reply, Fatal> {
     let mut meta = Meta::read(state, shard)?;
-    let position = |write: &Write| partitioner::position(shard.partitioner, &write.row);
-    if meta.arc.is_some() && !command.writes.iter().all(|write| meta.has(position(write))) {
+    let position = |row: &str| partitioner::position(shard.partitioner, row);
+    let mut rows = command.writes.iter().map(|write| write.row.as_ref());
+    if meta.arc.is_some() && !rows.all(|row| meta.has(position(row))) {
         return Ok(Reply::NotHere);
     }
     let now = at.max(meta.last_at);
@@ -86,12 +87,12 @@ pub fn apply_to<S: State + ?Sized>(
             let mut apply = Apply { state, meta: &mut meta, now, readable_bytes: MAX_READ_BYTES };
             for (write, answer) in command.writes.iter().zip(&mut answers) {
                 if answer.is_none() {
-                    *answer = Some(apply.write(position(write), write)?);
+                    *answer = Some(apply.write(position(write.row.as_ref()), write)?);
                 }
             }
             let written: Vec<Written> = answers.into_iter().flatten().collect();
             if let Some(retry) = &command.retry {
-                let rows = command.writes.iter().map(|write| write.row.as_str());
+                let rows = command.writes.iter().map(|write| write.row.as_ref());
                 dedup::remember(state, shard, &mut meta, retry, first, rows.zip(&written), now)?;
             }
             Reply::Done(written)
@@ -130,11 +131,16 @@ struct Apply<'a, S: ?Sized> {
 }
 
 impl<S: State + ?Sized> Apply<'_, S> {
-    fn write(&mut self, position: Position, write: &Write) -> Result<Written, Fatal> {
+    fn write(
+        &mut self,
+        position: Position,
+        write: &Write<impl AsRef<str>, impl AsRef<[u8]>>,
+    ) -> Result<Written, Fatal> {
+        let row = write.row.as_ref();
         let mut looked = Vec::with_capacity(write.ops.len());
         let readable_bytes = self.readable_bytes;
         for (index, op) in write.ops.iter().enumerate() {
-            match self.look(index, position, &write.row, op)? {
+            match self.look(index, position, row, op)? {
                 Ok(found) => looked.push(found),
                 Err(obstacle) => {
                     self.readable_bytes = readable_bytes;
@@ -155,15 +161,15 @@ impl<S: State + ?Sized> Apply<'_, S> {
             let result = match &op.action {
                 Action::Get { .. } => OpResult::Got(looked.got),
                 Action::Put { column, value } => {
-                    let key = keys::cell(&op.table, position, &write.row, column);
+                    let key = keys::cell(op.table.as_ref(), position, row, column.as_ref());
                     self.put(position, key, known, version, value)?;
                     OpResult::Put
                 }
                 Action::Delete { column } => {
-                    let key = keys::cell(&op.table, position, &write.row, column);
+                    let key = keys::cell(op.table.as_ref(), position, row, column.as_ref());
                     OpResult::Deleted(self.delete(position, key, known)?)
                 }
-                Action::DeleteRow => OpResult::Deleted(self.delete_row(&op.table, position, &write.row)?),
+                Action::DeleteRow => OpResult::Deleted(self.delete_row(op.table.as_ref(), position, row)?),
             };
             changed |= !matches!(result, OpResult::Got(_) | OpResult::Deleted(0));
             results.push(result);
@@ -180,17 +186,18 @@ impl<S: State + ?Sized> Apply<'_, S> {
         index: usize,
         position: Position,
         row: &str,
-        op: &RowOp,
+        op: &RowOp<impl AsRef<str>, impl AsRef<[u8]>>,
     ) -> Result<Result<Looked, Obstacle>, Fatal> {
+        let table = op.table.as_ref();
         let (cell, current) = match &op.action {
-            Action::DeleteRow => match self.row_version(&op.table, position, row)? {
+            Action::DeleteRow => match self.row_version(table, position, row)? {
                 Some(current) => (None, current),
                 None => return Ok(Err(Obstacle::TooLarge)),
             },
             // A write that depends on nothing reads nothing.
             Action::Put { .. } if op.condition == Condition::Always => (None, None),
             Action::Get { column } | Action::Put { column, .. } | Action::Delete { column } => {
-                let cell = self.state.get(&keys::cell(&op.table, position, row, column))?;
+                let cell = self.state.get(&keys::cell(table, position, row, column.as_ref()))?;
                 let current = match &cell {
                     Some(bytes) => {
                         let (header, _) = cell::read(bytes)?;
@@ -224,7 +231,7 @@ impl<S: State + ?Sized> Apply<'_, S> {
         key: Vec<u8>,
         known: Option<Option<Bytes>>,
         version: Version,
-        value: &Value,
+        value: &Value<impl AsRef<str>, impl AsRef<[u8]>>,
     ) -> Result<(), Fatal> {
         if self.meta.expiring > 0
             && let Some(old) = self.find(&key, known)?
@@ -232,7 +239,7 @@ impl<S: State + ?Sized> Apply<'_, S> {
             self.forget_expiry(position, &key, &old)?;
         }
         let expires_at = value.ttl_ms.map(|ttl_ms| At(self.now.0.saturating_add(ttl_ms)));
-        let content_type = value.content_type.as_deref();
+        let content_type = value.content_type.as_ref().map(AsRef::as_ref);
         let header = Header { version, written_at: self.now, expires_at, content_type };
         if let Some(expires_at) = expires_at {
             self.state.put(keys::expiry(expires_at, position, &key), Bytes::new());
@@ -240,7 +247,7 @@ impl<S: State + ?Sized> Apply<'_, S> {
             self.meta.marks_from = self.meta.marks_from.min(expires_at);
             self.meta.next_expiry = self.meta.next_expiry.min(expires_at);
         }
-        self.state.put(key, cell::encode(&header, &value.bytes)?);
+        self.state.put(key, cell::encode(&header, value.bytes.as_ref())?);
         Ok(())
     }
 

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use quoring::{
     command::{
-        Action, Answer, At, Cell, Command, Condition, Missing, OpResult, Query, Reply, Retry, RowOp, Scan,
-        ScannedRow, Value, Version, Write, Written,
+        Action, Answer, At, Cell, Command, Condition, Missing, OpResult, Proposal, Query, Reply, Retry,
+        RowOp, Scan, ScannedRow, Value, Version, Write, Written,
     },
     config::Partitioner,
     ids::{GroupId, Span},
     ring::partitioner::position,
+    router::calls::encode_command,
     shard::{Shard, machine, query, view::Overlay, view::Writes},
 };
 
@@ -377,7 +378,10 @@ proptest! {
             prop_assert!(sorted, "writes are in key order, each key once");
             write_down(&mut keys, writes);
             prop_assert_eq!(&reply, &model.apply(command, at));
-            prop_assert_eq!(&machine::apply_to(&mut joined, shard, command, at).unwrap(), &reply);
+            // As replicas apply it: borrowed from the entry.
+            let entry = encode_command(command);
+            let Ok(Proposal::<&str, &[u8]>::Command(borrowed)) = postcard::from_bytes(&entry) else { panic!() };
+            prop_assert_eq!(&machine::apply_to(&mut joined, shard, &borrowed, at).unwrap(), &reply);
             for (ahead, query) in queries.iter().filter(|_| *look) {
                 let now = At(clock as u64 + ahead);
                 let expected = model.answer(query, now, partitioner);
@@ -398,7 +402,7 @@ proptest! {
         let late = At(model.now + 2 * ANSWER_AGE_MS);
         for _ in 0..1 + commands.len() {
             if machine::wants_upkeep(&keys, shard, late).unwrap() {
-                let nothing = Command { writes: Vec::new(), retry: None };
+                let nothing: Command = Command { writes: Vec::new(), retry: None };
                 let (_, writes) = machine::apply(&keys, shard, &nothing, late).unwrap();
                 write_down(&mut keys, writes);
             }

@@ -206,7 +206,7 @@ proptest! {
         let shard = Shard { group: GroupId(1), partitioner: Partitioner::Ordered };
         let mut keys = Keys::new();
         for row in &rows {
-            let value = quoring::command::Value { bytes: vec![0; 500].into(), content_type: None, ttl_ms: None };
+            let value: quoring::command::Value = quoring::command::Value { bytes: vec![0; 500].into(), content_type: None, ttl_ms: None };
             let action = quoring::command::Action::Put { column: "c".to_owned(), value };
             let op = quoring::command::RowOp {
                 table: "t".to_owned(),
