@@ -1,10 +1,6 @@
 //! `quoring up`, `down` and `status`: the cluster of a `cluster.toml` on this machine.
 
-use std::{
-    io::{self, Write as _},
-    path::PathBuf,
-    pin::pin,
-};
+use std::{path::PathBuf, pin::pin};
 
 use clap::Args;
 
@@ -12,6 +8,7 @@ use super::{
     data::block_on,
     exit::{Failure, say},
     nodes::{Signals, asked_to_stop},
+    reporter::Reporter,
     show,
 };
 use crate::launcher::{Ended, Launcher, Started, UpOptions};
@@ -34,9 +31,8 @@ impl Config {
     }
 }
 
-/// A line of progress; one that nobody reads is no reason to stop.
-fn report(line: &str) {
-    let _ = writeln!(io::stdout(), "{line}");
+fn reporter() -> Result<Reporter, Failure> {
+    Reporter::start().map_err(|error| Failure::Failed(format!("cannot start a thread: {error}")))
 }
 
 /// Start the cluster of cluster.toml on this machine, and show it until ^C
@@ -81,6 +77,8 @@ impl Up {
 
 async fn up(launcher: &Launcher, options: UpOptions, in_background: bool) -> Result<(), Failure> {
     let mut shutdown = pin!(asked_to_stop(Signals::new()?));
+    let reporter = reporter()?;
+    let report = |line: &str| reporter.say(line);
     let started = if options.detach && options.restart {
         launcher.start_keeper(options, &report).await?;
         None
@@ -122,6 +120,8 @@ pub(super) struct Down {
 impl Down {
     pub(super) fn run(self) -> Result<(), Failure> {
         let launcher = self.config.open()?;
+        let reporter = reporter()?;
+        let report = |line: &str| reporter.say(line);
         let stopped = block_on(async { Ok(launcher.down(&report).await?) })?;
         if stopped == 0 {
             report("nothing was running");

@@ -10,6 +10,7 @@ mod data;
 mod exit;
 mod local;
 mod nodes;
+mod reporter;
 mod shell;
 mod show;
 #[cfg(test)]

@@ -1,6 +1,11 @@
 //! `quoring up` and `status`.
 
-use std::{fs, net::TcpListener};
+use std::{
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    os::unix::fs::OpenOptionsExt as _,
+};
 
 use serde_json::Value;
 
@@ -114,6 +119,42 @@ async fn in_the_foreground_until_sigterm() {
     Http::at(local.ports[1]).get("/readyz").await.is(200);
     up.signal(rustix::process::Signal::TERM);
     assert!(up.wait(HEAL).await.success());
+    local.check_stopped().await;
+}
+
+#[tokio::test]
+async fn in_the_foreground_where_nobody_reads() {
+    let local = Local::new("up-unread", 1, 1).await;
+    let path = local.dir.path().join("up.fifo");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let no_wait = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut fifo = File::options().read(true).write(true).custom_flags(no_wait).open(&path).unwrap();
+    for most in [4096, 1] {
+        while fifo.write(&[b'.'; 4096][..most]).is_ok() {}
+    }
+    let up = Process::quoring(&["up"], local.dir.path(), &path).unwrap();
+    eventually("the worker is ready", HEAL, async || {
+        assert!(up.exited().is_none());
+        let answer =
+            Http::at(local.ports[1]).get("/readyz").attempt().await.map_err(|_| "no answer".to_owned())?;
+        if answer.status == 200 { Ok(()) } else { Err("not ready".to_owned()) }
+    })
+    .await;
+    up.signal(rustix::process::Signal::TERM);
+    eventually("the nodes stop", HEAL, async || {
+        match Http::at(local.ports[1]).get("/healthz").attempt().await {
+            Ok(_) => Err("the worker answers".to_owned()),
+            Err(_) => Ok(()),
+        }
+    })
+    .await;
+    // It may have a last word, on stderr: that it was stopped before every node was up.
+    eventually("up ends", HEAL, async || {
+        while fifo.read(&mut [0; 4096]).is_ok() {}
+        up.exited().map(drop).ok_or_else(|| "it runs".to_owned())
+    })
+    .await;
     local.check_stopped().await;
 }
 
