@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::{
     Remains, Wal,
     files::{SEGMENT_BYTES, number_of},
-    record::Record,
+    record::{Record, first_of},
 };
 use crate::error::StoreError;
 
@@ -65,9 +65,11 @@ enum Step {
     },
     /// RocksDB's files have everything up to this part of the batches.
     Release(f64),
-    /// The power is cut; of what is not synced the sectors of this pattern are on the disk.
+    /// The power is cut; of what is not synced the sectors of this pattern are on the disk, and the file that was
+    /// ready for the next segment may have its former name.
     Crash {
         sectors: u64,
+        renamed: bool,
     },
 }
 
@@ -76,7 +78,7 @@ fn step() -> impl Strategy<Value = Step> {
         20 => (0usize..3000, prop::bool::weighted(0.7)).prop_map(|(length, sync)| Step::Append { length, sync }),
         1 => (0..2 * SEGMENT_BYTES as usize).prop_map(|length| Step::Append { length, sync: true }),
         2 => (0.0..=1.0).prop_map(Step::Release),
-        3 => any::<u64>().prop_map(|sectors| Step::Crash { sectors }),
+        3 => any::<(u64, bool)>().prop_map(|(sectors, renamed)| Step::Crash { sectors, renamed }),
     ]
 }
 
@@ -110,9 +112,12 @@ proptest! {
                     applied = applied.max((synced as f64 * part) as u64);
                     wal.release(applied).unwrap();
                 }
-                Step::Crash { sectors } => {
+                Step::Crash { sectors, renamed } => {
                     drop(wal);
                     writing.cut(dir.path(), sectors);
+                    if !renamed {
+                        take_back_name(dir.path(), writing.number + 1);
+                    }
                     let (remains, found, reached) = recover(dir.path(), applied).unwrap();
                     prop_assert!(reached >= synced && reached <= last, "{reached} of {synced}..={last}");
                     for (number, batch) in &found {
@@ -174,6 +179,19 @@ impl Writing {
             }
         }
         fs::write(path, bytes).unwrap();
+    }
+}
+
+/// Gives a file in which no segment was begun the name that it had as that of another, if it was one.
+fn take_back_name(dir: &Path, number: u64) {
+    let ready = file(dir, number);
+    let Ok(bytes) = fs::read(&ready) else { return };
+    let Some(former) = bytes.get(8..16).map(|former| u64::from_le_bytes(former.try_into().unwrap())) else {
+        return;
+    };
+    if former != number && first_of(&bytes, former).is_some() {
+        assert!(!file(dir, former).exists());
+        fs::rename(ready, file(dir, former)).unwrap();
     }
 }
 
