@@ -203,7 +203,8 @@ impl Store {
         self.inner.health.subscribe()
     }
 
-    /// When the log's running sync began, if one runs: for telling a disk that hangs.
+    /// When the log's running sync began, if one runs or RocksDB is still taking what it was for: for telling a
+    /// disk that hangs.
     pub fn sync_pending_since(&self) -> Option<Instant> {
         self.inner.writer.sync_pending_since()
     }

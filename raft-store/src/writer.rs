@@ -168,7 +168,8 @@ pub(crate) struct Writer {
     height: AtomicU64,
     /// For [`Writer::sync_pending_since`].
     epoch: Instant,
-    /// Microseconds from `epoch` to the start of the running sync, plus 1; 0 if none runs.
+    /// Microseconds from `epoch` to the start of the running sync, plus 1; 0 if none runs, and RocksDB has what the
+    /// last one was for.
     sync_began: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Where there is no thread: held by whoever writes instead.
@@ -258,7 +259,7 @@ impl Writer {
         }
     }
 
-    /// When the sync that is running now began.
+    /// See [`crate::Store::sync_pending_since`].
     pub(crate) fn sync_pending_since(&self) -> Option<Instant> {
         match self.sync_began.load(Ordering::Acquire) {
             0 => None,
