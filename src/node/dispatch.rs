@@ -29,17 +29,18 @@ use crate::{
 const ENDED_POLL: Duration = Duration::from_millis(2);
 
 /// The way from the connections to the node. The connections are made first and the node needs
-/// them, so it is set later; calls before that are told that they had no effect.
+/// them, so it is set later; calls before that are told that they had no effect. It keeps neither alive: they have
+/// the connections, and those have this.
 #[derive(Default)]
 pub(super) struct Dispatcher {
-    host: OnceLock<Arc<Host>>,
+    host: OnceLock<Weak<Host>>,
     node: OnceLock<Weak<Node>>,
 }
 
 impl Dispatcher {
     pub(super) fn connect(&self, node: &Arc<Node>) {
         // Set once, right after the node is made.
-        let _ = self.host.set(node.host.clone());
+        let _ = self.host.set(Arc::downgrade(&node.host));
         let _ = self.node.set(Arc::downgrade(node));
     }
 
@@ -92,7 +93,7 @@ impl Drop for Passed<'_> {
 impl Handler for Dispatcher {
     fn dispatch(&self, from: &Arc<Conn>, what: u8, body: Bytes, reply: Reply) {
         if Host::takes(what) {
-            match self.host.get() {
+            match self.host.get().and_then(Weak::upgrade) {
                 Some(host) => host.dispatch(from, what, body, reply),
                 None => reply.busy(),
             }
